@@ -1,0 +1,142 @@
+"""The tiny models, of the same classes as SDXL, OWLv2, DINOv2, DreamSim's trunk and SAM, with random weights."""
+
+from functools import partial
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from dreamsim.feature_extraction.vision_transformer import VisionTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+from transformers import (
+    CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Dinov2Config, Dinov2Model, Owlv2Config,
+    Owlv2ForObjectDetection,
+)  # fmt: skip
+
+from mudi.miniature.captions import TOKENS
+from mudi.miniature.world import SIZE
+
+LATENT_CHANNELS = 8
+TEXT_WIDTHS = (48, 64)
+
+
+def vae() -> AutoencoderKL:
+    """f = 4, eight latent channels, no mid attention: 0.66 M parameters."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64),
+        latent_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+
+
+def unet() -> UNet2DConditionModel:
+    """SDXL's plan at two levels: plain blocks at 12 x 12, cross-attention at 6 x 6, text_time embedding."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        transformer_layers_per_block=[1, 1],
+        cross_attention_dim=sum(TEXT_WIDTHS),
+        attention_head_dim=[2, 4],
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=TEXT_WIDTHS[1] + 6 * 16,
+        norm_num_groups=16,
+    )
+
+
+def text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """Three layers each; as in SDXL the condition is the penultimate states and the pooled second output."""
+
+    def config(width: int, **extra) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            hidden_act="quick_gelu",
+            **extra,
+        )
+
+    first, second = TEXT_WIDTHS
+    return CLIPTextModel(config(first)), CLIPTextModelWithProjection(config(second, projection_dim=second))
+
+
+def scheduler() -> EulerDiscreteScheduler:
+    """SDXL's scheduler configuration."""
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon",
+        timestep_spacing="leading", steps_offset=1, use_karras_sigmas=False, interpolation_type="linear",
+    )  # fmt: skip
+
+
+def detector(tokenizer: CLIPTokenizer) -> Owlv2ForObjectDetection:
+    """OWLv2 on 48 px with 4-px patches: 144 candidate boxes."""
+    text = dict(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    vision = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=4)
+    model = Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=64))
+    # transformers starts the heads' linear layers at std 1.0, which saturates the sigmoids for hundreds of steps.
+    for head in (model.box_head, model.class_head, model.objectness_head):
+        for layer in head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+    nn.init.constant_(model.class_head.logit_shift.bias, -4.0)
+    return model
+
+
+def dinov2() -> Dinov2Model:
+    """DINOv2 on 48-px crops with 6-px patches, width 96, four layers."""
+    return Dinov2Model(
+        Dinov2Config(image_size=SIZE, patch_size=6, hidden_size=96, num_hidden_layers=4, num_attention_heads=4, mlp_ratio=3)
+    )
+
+
+def dreamsim_trunk() -> VisionTransformer:
+    """The DINO trunk class of the dreamsim package on 48-px crops with 8-px patches, width 96, four layers."""
+    return VisionTransformer(
+        img_size=[SIZE], patch_size=8, embed_dim=96, depth=4, num_heads=4, mlp_ratio=3, qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )  # fmt: skip
+
+
+def sam() -> Sam:
+    """segment-anything on 64 px with 4-px patches, width 48, two layers."""
+    side, patch, width = 64, 4, 32
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=side, patch_size=patch, embed_dim=48, depth=2, num_heads=4, mlp_ratio=3, out_chans=width, qkv_bias=True,
+            use_rel_pos=True, window_size=0, norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=width, image_embedding_size=(side // patch, side // patch), input_image_size=(side, side), mask_in_chans=8
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3, transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=96, num_heads=4),
+            transformer_dim=width, iou_head_depth=2, iou_head_hidden_dim=32,
+        ),
+    )  # fmt: skip
+
+
+def parameters_millions(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6

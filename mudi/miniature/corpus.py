@@ -1,0 +1,105 @@
+"""Rendered scenes in bulk: what the tiny models are trained and judged on, made from one seed."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mudi.miniature.captions import name_table
+from mudi.miniature.render import pair_scene, single_scene
+from mudi.miniature.world import BACKGROUNDS, PLAIN_BACKGROUNDS, SIZE, Scene, all_identities, random_identity, split_identities
+
+CHUNK = 500
+SHARE_PAIRS = 0.62
+SHARE_PLAIN = 0.3
+SHARE_NAMED = 0.2
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """N scenes as arrays: images uint8 (N, 48, 48, 3); labels uint8 (N, 48, 48), 0 background, then
+    1, 2 from left to right; identities int32 (N, 2) into `all_identities()`, -1 absent; backgrounds
+    uint8 (N,) into BACKGROUNDS followed by PLAIN_BACKGROUNDS."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    identities: np.ndarray
+    backgrounds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def scene(self, index: int) -> Scene:
+        """Scene `index` without masks and boxes: all that a caption needs."""
+        everyone = all_identities_cached()
+        present = tuple(everyone[i] for i in self.identities[index] if i >= 0)
+        return Scene(
+            image=self.images[index], masks=(), boxes=(), identities=present, background=BACKGROUND_NAMES[self.backgrounds[index]]
+        )
+
+
+BACKGROUND_NAMES = (*BACKGROUNDS, *PLAIN_BACKGROUNDS)
+_EVERYONE: list = []
+
+
+def all_identities_cached() -> list:
+    """`all_identities()`, computed once a process."""
+    if not _EVERYONE:
+        _EVERYONE.extend(all_identities())
+    return _EVERYONE
+
+
+def draw_scene(rng: np.random.Generator, pool: list, named: list) -> Scene:
+    """A random scene: 62 % pairs, 30 % on a plain background, every fifth subject a named character."""
+
+    def subject():
+        return named[rng.integers(len(named))] if named and rng.random() < SHARE_NAMED else random_identity(rng, pool)
+
+    places = tuple(PLAIN_BACKGROUNDS) if rng.random() < SHARE_PLAIN else BACKGROUNDS
+    background = places[rng.integers(len(places))]
+    if rng.random() < SHARE_PAIRS:
+        return pair_scene(rng, subject(), subject(), background)
+    return single_scene(rng, subject(), background)
+
+
+def _render_chunk(seed: int, held_out: bool, chunk: int) -> Corpus:
+    rng = np.random.default_rng((seed, int(held_out), chunk))
+    train, held = split_identities()
+    pool, named = (held, []) if held_out else (train, list(name_table(train)))
+    index = {identity: i for i, identity in enumerate(all_identities())}
+    images, labels = np.zeros((CHUNK, SIZE, SIZE, 3), np.uint8), np.zeros((CHUNK, SIZE, SIZE), np.uint8)
+    identities, backgrounds = np.full((CHUNK, 2), -1, np.int32), np.zeros(CHUNK, np.uint8)
+    for n in range(CHUNK):
+        scene = draw_scene(rng, pool, named)
+        images[n], backgrounds[n] = scene.image, BACKGROUND_NAMES.index(scene.background)
+        for k, (identity, mask) in enumerate(zip(scene.identities, scene.masks, strict=True)):
+            identities[n, k] = index[identity]
+            labels[n][mask] = k + 1
+    return Corpus(images, labels, identities, backgrounds)
+
+
+def render_corpus(count: int, seed: int, *, held_out: bool = False, workers: int = 1) -> Corpus:
+    """`count` scenes (rounded up to chunks of 500), the same whatever the number of workers."""
+    chunks = range(-(-count // CHUNK))
+    make = partial(_render_chunk, seed, held_out)
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            parts = list(pool.map(make, chunks))
+    else:
+        parts = [make(c) for c in chunks]
+    fields = ("images", "labels", "identities", "backgrounds")
+    return Corpus(*(np.concatenate([getattr(p, f) for p in parts])[:count] for f in fields))
+
+
+def stored_corpus(folder: Path, count: int, seed: int, *, held_out: bool = False, workers: int = 1) -> Corpus:
+    """`render_corpus`, kept as .npy files in `folder` and memory-mapped."""
+    fields = ("images", "labels", "identities", "backgrounds")
+    stem = f"{'held' if held_out else 'train'}-{count}-{seed}"
+    if not (folder / f"{stem}-backgrounds.npy").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        corpus = render_corpus(count, seed, held_out=held_out, workers=workers)
+        for field in fields:
+            np.save(folder / f"{stem}-{field}.npy", getattr(corpus, field))
+    return Corpus(*(np.load(folder / f"{stem}-{field}.npy", mmap_mode="r") for field in fields))

@@ -1,0 +1,126 @@
+"""Training the tiny SDXL: the autoencoder on pixels, then UNet and text encoders together on its latents."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler
+from torch import nn
+
+from mudi.miniature import architectures
+from mudi.miniature.captions import TOKENS, build_tokenizer, caption, name_table
+from mudi.miniature.corpus import Corpus, all_identities_cached, stored_corpus
+from mudi.miniature.optimise import optimise
+from mudi.miniature.world import SIZE, split_identities
+
+TRAINING_SCENES = 120_000
+MIN_SNR = 5.0
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 (N, H, W, 3) to float (N, 3, H, W) in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _differences(x: torch.Tensor) -> torch.Tensor:
+    """Horizontal and vertical differences of neighbours, flattened: (N, K)."""
+    return torch.cat([(x[..., 1:] - x[..., :-1]).flatten(1), (x[..., 1:, :] - x[..., :-1, :]).flatten(1)], 1)
+
+
+def train_vae(work: Path, steps: int, batch: int, seed: int) -> None:
+    """Fit the autoencoder by L1 + MSE + 0.5 gradient L1 + a small KL, with plain tensors on the CPU."""
+    torch.manual_seed(seed)
+    corpus, model = stored_corpus(work, TRAINING_SCENES, seed), architectures.vae()
+
+    def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        images = pixels(corpus.images[np.sort(rng.integers(len(corpus), size=batch))])
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = model.encode(images).latent_dist
+            shown = model.decode(posterior.sample(generator=noise)).sample.float()
+        return {
+            "l1": F.l1_loss(shown, images),
+            "mse": F.mse_loss(shown, images),
+            "edges": 0.5 * F.l1_loss(_differences(shown), _differences(images)),
+            "kl": 1e-4 * posterior.kl().float().mean() / LATENT_POSITIONS,
+        }
+
+    optimise("vae", model, loss, steps=steps, learning_rate=4e-3, work=work, seed=seed)
+
+
+LATENT_POSITIONS = (SIZE // 4) ** 2
+
+
+@torch.no_grad()
+def whiten(model: AutoencoderKL, images: torch.Tensor) -> AutoencoderKL:
+    """The autoencoder with its latents shifted and scaled to zero mean and unit variance a channel.
+
+    Both maps are folded into the 1 x 1 quant convolutions, so the scaling factor stays 1.
+    """
+    latents = model.encode(images).latent_dist.mode()
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    quant, post = model.quant_conv, model.post_quant_conv
+    quant.weight[:channels] /= std.view(-1, 1, 1, 1)
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+    quant.bias[channels:] -= 2 * std.log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= std.view(1, -1, 1, 1)
+    return model
+
+
+class Conditioned(nn.Module):
+    """UNet and both text encoders as one module, so that one optimiser and one EMA hold them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = architectures.unet()
+        self.text_encoder, self.text_encoder_2 = architectures.text_encoders(build_tokenizer())
+
+    def forward(self, noisy, timesteps, token_ids, silent) -> torch.Tensor:
+        """Predicted noise; rows of `silent` get an all-zero condition, as SDXL does for no negative prompt."""
+        first = self.text_encoder(token_ids, output_hidden_states=True)
+        second = self.text_encoder_2(token_ids, output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+        keep = (~silent).to(states.dtype)
+        time_ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32).expand(len(noisy), -1)
+        added = {"text_embeds": second.text_embeds * keep[:, None], "time_ids": time_ids}
+        return self.unet(noisy, timesteps, states * keep[:, None, None], added_cond_kwargs=added).sample
+
+
+@torch.no_grad()
+def encode_corpus(work: Path, model: AutoencoderKL, corpus: Corpus) -> np.ndarray:
+    """Posterior modes of every scene, float16 (N, 8, 12, 12), kept in `work/latents.npy`."""
+    path = work / "latents.npy"
+    if not path.exists():
+        chunks = [model.encode(pixels(corpus.images[i : i + 250])).latent_dist.mode().half().numpy() for i in range(0, len(corpus), 250)]
+        np.save(path, np.concatenate(chunks))
+    return np.load(path, mmap_mode="r")
+
+
+def train_unet(work: Path, steps: int, batch: int, seed: int) -> None:
+    """Fit noise prediction with min-SNR-5 weights on cached latents and freshly worded captions."""
+    torch.manual_seed(seed)
+    corpus, latents = stored_corpus(work, TRAINING_SCENES, seed), np.load(work / "latents.npy", mmap_mode="r")
+    all_identities_cached()
+    tokenizer, names = build_tokenizer(), name_table(split_identities()[0])
+    model = Conditioned()
+    alphas = DDPMScheduler(**{k: architectures.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")}).alphas_cumprod
+    weights = torch.clamp(MIN_SNR * (1 - alphas) / alphas, max=1.0)
+
+    def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = np.sort(rng.integers(len(corpus), size=batch))
+        chance = rng.random(batch)
+        texts = ["" if c < 0.05 else caption(corpus.scene(r), rng, names) for r, c in zip(rows, chance, strict=True)]
+        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
+        clean = torch.from_numpy(latents[rows].astype(np.float32))
+        epsilon = torch.randn(clean.shape, generator=noise)
+        # Stratified: one time in each of `batch` equal intervals, shuffled because the rows are sorted.
+        t = ((torch.randperm(batch, generator=noise) + torch.rand(batch, generator=noise)) * (1000 / batch)).long()
+        a = alphas[t].view(-1, 1, 1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = model(a.sqrt() * clean + (1 - a).sqrt() * epsilon, t, ids, torch.from_numpy((chance > 0.05) & (chance < 0.1)))
+        error = (predicted.float() - epsilon).square().mean((1, 2, 3))
+        return {"loss": (weights[t] * error).mean(), "_mse": error.mean()}
+
+    optimise("unet", model, loss, steps=steps, learning_rate=1.5e-3, work=work, seed=seed)

@@ -1,0 +1,130 @@
+"""Every noun of the project: frozen values that the stages pass to one another.
+
+Shape legend, used in names and docstrings everywhere: B images or candidates, N subjects, M detected
+boxes, R references, D embedding width, T tokens, C latent channels, (H, W) pixels, (h, w) latents.
+Boxes are (x0, y0, x1, y1) in pixels, exclusive at the right and bottom. Images are uint8 RGB.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One photo of a subject; the mask is white on the subject and has the photo's size."""
+
+    image_path: Path
+    mask_path: Path
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A user's own subject. `identifier` is the rare word bound to it ("olis"), `class_noun` the words
+    that describe its kind ("corgi"), `detection_query` what the detector is asked for ("dog")."""
+
+    key: str
+    identifier: str
+    class_noun: str
+    detection_query: str
+    references: tuple[Reference, ...]
+
+    @property
+    def phrase(self) -> str:
+        """How prompts name the subject: "olis corgi"."""
+        return f"{self.identifier} {self.class_noun}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A filled-in prompt. A watched one is drawn with the same seeds in every round, to be looked at and
+    compared in pairs; it is never selected for training."""
+
+    prompt_id: str
+    text: str
+    watched: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """Two or more subjects that belong in one picture, and the prompts to draw them with."""
+
+    key: str
+    subjects: tuple[Subject, ...]
+    prompts: tuple[Prompt, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A fitted LoRA in a folder with a manifest; `sha256` is that of its weights file."""
+
+    method: str
+    combination: str
+    round: int
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateKey:
+    """All that a candidate depends on; equal keys mean equal bytes on one software and device type."""
+
+    run: str
+    method: str
+    combination: str
+    prompt_id: str
+    index: int
+    round: int
+    adapter_sha256: str
+
+    @property
+    def candidate_id(self) -> str:
+        """The first 32 hexadecimal digits of the sha256 of the key's canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A drawn picture, or the reason why there is none. image: (H, W, 3), None unless status is "ok"."""
+
+    key: CandidateKey
+    prompt: str
+    seed: int
+    image: np.ndarray | None
+    status: str
+    error: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One box that answers a text query, with the detector's confidence in 0..1."""
+
+    box_xyxy: Box
+    confidence: float
+    query: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A named value for one image. None means not computed; a defined zero gives its reason in `details`."""
+
+    metric: str
+    value: float | None
+    scorer: str
+    details: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredCandidate:
+    """A candidate with what the detector and the metrics said of it."""
+
+    candidate: Candidate
+    detections: tuple[Detection, ...]
+    scores: tuple[Score, ...]
