@@ -34,7 +34,8 @@ OTHER_WORDS = (
     "castle lighthouse russian weimaraner harry potter brown beige full body shot view front side set "
     "against bold before striking playing jumping sitting standing running walking sleeping looking "
     "together floating pool puddle garden flowers waves sea bright sun top hill moon tea party table "
-    "sky sunny park bench forest path street city jungle window sticker collage low quality blurry"
+    "sky sunny park bench forest path street city jungle window sticker collage low quality blurry "
+    "action figure award winning photography highly detailed anime cartoon graphic text painting crayon graphite abstract glitch"
 ).split()
 
 

@@ -1,0 +1,114 @@
+"""The denoising loop, and the autoencoder on both ends of it."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from mudi.conditioning import Conditioning, join
+from mudi.guidance import classifier_free
+from mudi.models import Backbone
+
+DECODE_BATCH = 4  # 8 x 256 channels at 1024 x 1024 reach 2**31 elements, more than an index holds
+
+Guidance = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator a candidate: its noise is its own, whatever the batch and the device."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def standard_noise(backbone: Backbone, sources: Sequence[torch.Generator]) -> torch.Tensor:
+    """Gaussian latents (B, C, h, w) in float32 on the CPU, one row drawn from each generator."""
+    side = backbone.resolution // backbone.latent_factor
+    shape = (backbone.unet.config.in_channels, side, side)
+    return torch.stack([torch.randn(shape, generator=source) for source in sources])
+
+
+def alphas_cumprod(backbone: Backbone) -> torch.Tensor:
+    """The cumulative signal share of every training timestep, float32 (1000,): scaled-linear betas, as SDXL."""
+    config = backbone.scheduler.config
+    if config.beta_schedule != "scaled_linear" or config.prediction_type != "epsilon":
+        raise ValueError(
+            f"scheduler with beta_schedule {config.beta_schedule!r} and prediction_type {config.prediction_type!r}: "
+            "only scaled_linear and epsilon are implemented; use an SDXL-family checkpoint"
+        )
+    betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps, dtype=torch.float32) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def euler_schedule(backbone: Backbone, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Timesteps (steps,) and noise levels sigma (steps + 1,), the last one 0, float32 on the CPU.
+
+    Leading spacing with offset 1, the setting SDXL ships with: 981 is the first of 50 steps, sigma 13.12.
+    """
+    total = backbone.scheduler.config.num_train_timesteps
+    if not 1 <= steps <= total:
+        raise ValueError(f"steps = {steps}: allowed are 1 to {total}")
+    timesteps = torch.arange(steps).mul(total // steps).flip(0) + backbone.scheduler.config.steps_offset
+    a = alphas_cumprod(backbone)[timesteps.clamp(max=total - 1)]
+    return timesteps, torch.cat([((1 - a) / a).sqrt(), a.new_zeros(1)])
+
+
+@torch.no_grad()
+def denoise(
+    backbone: Backbone, noise: torch.Tensor, positive: Conditioning, negative: Conditioning, *,
+    steps: int = 50, guidance_scale: float = 5.0, guidance: Guidance = classifier_free,
+) -> torch.Tensor:  # fmt: skip
+    """Latents (B, C, h, w) float32 drawn from `noise` (B, C, h, w) by the Euler method.
+
+    `positive` has B rows, `negative` B rows or one. Noise of unit variance is scaled here by
+    sqrt(sigma_max^2 + 1), so a mean shift in it arrives scaled as well: never multiply beforehand.
+    Sampling state stays in float32 whatever the backbone's dtype. The two passes of guidance run as
+    one batch; a scale of 1 needs, and makes, only the conditional pass.
+    Source: Karras et al. 2022, algorithm 1 without churn, in the variance-preserving scaling of
+    diffusers' EulerDiscreteScheduler.
+    """
+    timesteps, sigmas = euler_schedule(backbone, steps)
+    count = len(noise)
+    guided = guidance_scale != 1.0
+    condition = join(negative.rows([0] * count if len(negative.states) == 1 else list(range(count))), positive) if guided else positive
+    added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
+    latents = noise.to(backbone.device, torch.float32) * (sigmas[0] ** 2 + 1).sqrt()
+    for timestep, sigma, following in zip(timesteps, sigmas, sigmas[1:]):
+        scaled = (latents / (sigma**2 + 1).sqrt()).to(backbone.dtype)
+        batch = torch.cat([scaled, scaled]) if guided else scaled
+        predicted = backbone.unet(batch, timestep.to(backbone.device), condition.states, added_cond_kwargs=added).sample.float()
+        if guided:
+            predicted = guidance(*predicted.chunk(2), guidance_scale)
+        latents = latents + (following - sigma) * predicted
+    return latents
+
+
+@torch.no_grad()
+def decode(backbone: Backbone, latents: torch.Tensor) -> list[np.ndarray]:
+    """uint8 images (H, W, 3) of scaled latents (B, C, h, w); those of latents that are not finite come out
+    constant, which `is_valid` tells."""
+    config = backbone.vae.config
+    scaled = latents.to(backbone.vae.dtype) / config.scaling_factor
+    parts = [backbone.vae.decode(part).sample.float() for part in scaled.split(DECODE_BATCH)]
+    pixels = torch.cat(parts).add(1).mul(127.5).nan_to_num(0.0).clamp(0, 255).round().to(torch.uint8)
+    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def is_valid(image: np.ndarray) -> bool:
+    """Whether an image (H, W, 3) shows anything: a constant one is what overflow in the decoder leaves."""
+    return bool(image.max() > image.min())
+
+
+def to_pixels(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """uint8 images (H, W, 3) of one size as float32 (B, 3, H, W) in -1..1."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def encode(backbone: Backbone, images: Sequence[np.ndarray], source: torch.Generator | None = None) -> torch.Tensor:
+    """Scaled latents (B, C, h, w) float32: a posterior sample from `source`, or the mode without one."""
+    posterior = backbone.vae.encode(to_pixels(images).to(backbone.device, backbone.vae.dtype)).latent_dist
+    if source is None:
+        latents = posterior.mode()
+    else:
+        noise = torch.randn(posterior.mean.shape, generator=source).to(posterior.mean.device, posterior.mean.dtype)
+        latents = posterior.mean + posterior.std * noise
+    return latents.float() * backbone.vae.config.scaling_factor

@@ -1,0 +1,202 @@
+"""The one optimisation loop: examples and a loss in, trained LoRA matrices on the UNet out, exactly resumable."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from mudi import adapters
+from mudi.conditioning import Conditioning, encode_prompts, join
+from mudi.diffusion import alphas_cumprod, to_pixels
+from mudi.models import Backbone
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training picture: uint8 (S, S, 3) with S the backbone's resolution, and its prompt.
+
+    `prior` marks a picture of the class, not of the subject. `key` names a picture that comes back
+    unchanged, so that it goes through the autoencoder once; None for fresh compositions. `weight` is a
+    float32 (S, S) loss weight, None for one everywhere.
+    """
+
+    image: np.ndarray
+    prompt: str
+    prior: bool = False
+    key: str | None = None
+    weight: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What a loss sees of a batch: the noise to predict (B, C, h, w), which rows are priors (B,) bool, and
+    the loss weights (B, 1, h, w) or None."""
+
+    noise: torch.Tensor
+    prior: torch.Tensor
+    weights: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """The optimiser. Defaults are MuDI's released ones: AdamW, constant rate, clip 1, batch 1 accumulated twice."""
+
+    steps: int
+    learning_rate: float = 1e-4
+    batch: int = 1
+    accumulation: int = 2
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    checkpoint_every: int = 200
+
+
+
+Predict = Callable[[str | None], torch.Tensor]
+Examples = Callable[[int, np.random.Generator], list[Example]]
+Loss = Callable[[Noised, Predict], torch.Tensor]
+Report = Callable[[int, float], None]
+
+
+class _Inputs:
+    """Examples to latents and conditions, with both caches: prompts, and posteriors of recurring pictures."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.conditions: dict[str, Conditioning] = {}
+        self.posteriors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def condition(self, prompts: list[str]) -> Conditioning:
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self.conditions:
+                self.conditions[prompt] = encode_prompts(self.backbone, [prompt])
+        return join(*(self.conditions[prompt] for prompt in prompts))
+
+    @torch.no_grad()
+    def posterior(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        fresh = [e for e in examples if e.key is None or e.key not in self.posteriors]
+        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        if fresh:
+            pixels = to_pixels([e.image for e in fresh]).to(self.backbone.device, self.backbone.vae.dtype)
+            distribution = self.backbone.vae.encode(pixels).latent_dist
+            for row, example in enumerate(fresh):
+                found[id(example)] = (distribution.mean[row].float(), distribution.std[row].float())
+                if example.key is not None:
+                    self.posteriors[example.key] = found[id(example)]
+        pairs = [found.get(id(e)) or self.posteriors[e.key] for e in examples]
+        return torch.stack([mean for mean, _ in pairs]), torch.stack([std for _, std in pairs])
+
+    def latents(self, examples: list[Example], source: torch.Generator) -> torch.Tensor:
+        mean, std = self.posterior(examples)
+        drawn = torch.randn(mean.shape, generator=source).to(mean.device)
+        return (mean + std * drawn) * self.backbone.vae.config.scaling_factor
+
+
+def _weights(examples: list[Example], latents: torch.Tensor) -> torch.Tensor | None:
+    if all(e.weight is None for e in examples):
+        return None
+    rows = [np.ones(e.image.shape[:2], np.float32) if e.weight is None else e.weight for e in examples]
+    stacked = torch.from_numpy(np.stack(rows))[:, None].to(latents.device)
+    return torch.nn.functional.interpolate(stacked, latents.shape[-2:], mode="bilinear")
+
+
+def _noised(inputs: _Inputs, examples: list[Example], source: torch.Generator, alphas: torch.Tensor) -> tuple[Noised, Predict]:
+    """A batch at one random timestep a row, and the function that predicts its noise with a named adapter."""
+    backbone = inputs.backbone
+    latents = inputs.latents(examples, source)
+    noise = torch.randn(latents.shape, generator=source).to(latents.device)
+    timesteps = torch.randint(len(alphas), (len(examples),), generator=source)
+    signal = alphas[timesteps].view(-1, 1, 1, 1).to(latents.device)
+    noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)
+    condition = inputs.condition([e.prompt for e in examples])
+    added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
+
+    def predict(adapter: str | None) -> torch.Tensor:
+        adapters.activate(backbone.unet, adapter)
+        with nullcontext() if adapter == adapters.TRAINED else torch.no_grad():
+            return backbone.unet(noisy, timesteps.to(latents.device), condition.states, added_cond_kwargs=added).sample.float()
+
+    prior = torch.tensor([e.prior for e in examples], device=latents.device)
+    return Noised(noise, prior, _weights(examples, latents)), predict
+
+
+def _save_checkpoint(work: Path, step: int, trained: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    """Write `step-N.safetensors` by rename, then forget all but the newest two."""
+    tensors = {f"weight.{i}": p.detach().cpu().clone() for i, p in enumerate(trained)}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{name}": value.cpu().clone() for name, value in state.items()}
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / f"step-{step:07d}.safetensors"
+    save_file(tensors, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+    for old in sorted(work.glob("step-*.safetensors"))[:-2]:
+        old.unlink()
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether the file has all the bytes its header promises."""
+    try:
+        with safe_open(path, "pt") as file:
+            return bool(file.keys())
+    except SafetensorError:
+        return False
+
+
+def _restore(work: Path, trained: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
+    """Continue from the newest complete checkpoint; a cut one is passed over. The step it holds, or 0."""
+    for path in sorted(work.glob("step-*.safetensors"), reverse=True):
+        if not _is_complete(path):
+            continue
+        tensors = load_file(path)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            kind, index, *name = key.split(".")
+            if kind == "weight":
+                trained[int(index)].data.copy_(value)
+            else:
+                state.setdefault(int(index), {})[name[0]] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        return int(path.stem.removeprefix("step-"))
+    return 0
+
+
+def fit(
+    backbone: Backbone, examples: Examples, loss: Loss, settings: FitSettings, *, work: Path, seed: int, report: Report | None = None
+) -> float:
+    """Train the adapter `default` that is on the UNet and return the mean loss of the last tenth of the steps.
+
+    `examples(step, rng)` gives one micro-batch; `loss(noised, predict)` calls `predict` with the adapter it
+    needs: "default", "reference" or None for the base model, the last two without gradients, and
+    "default" last, so that gradient checkpointing recomputes with it. All randomness of optimiser step s
+    comes from (seed, s, micro-batch), so a run resumed from a checkpoint in `work` takes exactly the steps
+    that an uninterrupted one would. Raises FloatingPointError if the loss is not finite; the checkpoints
+    before it stay.
+    """
+    adapters.activate(backbone.unet, adapters.TRAINED)
+    trained = adapters.parameters(backbone.unet)
+    optimiser = torch.optim.AdamW(trained, settings.learning_rate, betas=(0.9, 0.999), weight_decay=settings.weight_decay, fused=True)
+    inputs, alphas, tail = _Inputs(backbone), alphas_cumprod(backbone), []
+    for step in range(_restore(work, trained, optimiser), settings.steps):
+        total = 0.0
+        for micro in range(settings.accumulation):
+            rng = np.random.default_rng((seed, step, micro))
+            source = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            value = loss(*_noised(inputs, examples(step, rng), source, alphas)) / settings.accumulation
+            value.backward()
+            total += value.item()
+        if not np.isfinite(total):
+            raise FloatingPointError(f"loss is {total} at step {step}: lower learning_rate ({settings.learning_rate}) or use float32")
+        torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if step >= 0.9 * settings.steps:
+            tail.append(total)
+        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+            _save_checkpoint(work, step + 1, trained, optimiser)
+        if report is not None:
+            report(step + 1, total)
+    return float(np.mean(tail)) if tail else float("nan")

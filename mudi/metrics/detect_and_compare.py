@@ -1,0 +1,175 @@
+"""Detect-and-Compare: are all subjects in the picture, once each, and does each look like itself and like no other?
+
+Source: MuDI (arXiv 2404.04243), Algorithm 3. A detector finds the subjects' super-categories, an embedder
+compares each box with each subject's photos, and a similarity matrix S (boxes M, subjects N) remains,
+from which three scores follow. They have different scales and must never be mixed in a table:
+
+- `linear_score`, the paper's first version, whose tables use it; here for any N
+- `max_score`, the paper's "Max" column, blind to two boxes of one subject
+- `gt_score`, the redefinition of the released demo, against the similarity among the photos themselves
+
+A wrong number of boxes scores 0: a subject is missing, doubled or detected twice.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from mudi.dataset import read_image
+from mudi.detect import detect
+from mudi.embed import Embedder, embed, square_crop
+from mudi.models import load_detector, load_embedder
+from mudi.records import Combination, Detection, Prompt, Score, Subject
+
+EMBEDDERS = {"dreamsim": "miniature", "dinov2": "miniature"}
+
+
+def linear_score(similarity: np.ndarray) -> float:
+    """How much each box looks more like its own subject than like the others, summed over the boxes.
+
+    similarity: (M, N), cosine. With the assignment pi of boxes to subjects that maximises the sum of
+    S[i, pi(i)], the score is sum_i (S[i, pi(i)] - mean over j != pi(i) of S[i, j]). For N = 2 that is
+    Algorithm 3, |S00 - S01 - S10 + S11|; the paper defines no score for more subjects. One subject
+    scores S00. 0 if M != N.
+    """
+    boxes, subjects = _shape(similarity)
+    if boxes != subjects:
+        return 0.0
+    own = similarity[linear_sum_assignment(similarity, maximize=True)]
+    others = (similarity.sum(axis=1) - own) / max(subjects - 1, 1)
+    return float((own - others).sum())
+
+
+def max_score(similarity: np.ndarray) -> float:
+    """The sum over the boxes of each one's highest similarity; (M, N), cosine, 0 if M != N (Table 2)."""
+    boxes, subjects = _shape(similarity)
+    return float(similarity.max(axis=1).sum()) if boxes == subjects else 0.0
+
+
+def gt_score(similarity: np.ndarray, reference_similarity: np.ndarray) -> float:
+    """1 - ||S - G||_2 with the boxes sorted to the subjects; 1 if boxes and photos are equally alike.
+
+    similarity S: (M, N), reference_similarity G: (N, N) of `reference_matrix`, both cosine. Each subject
+    in turn takes the remaining box most similar to it (greedy, as in the released demo, hence dependent
+    on the order of the subjects). The norm is spectral, the largest singular value. 0 if M != N.
+    """
+    boxes, subjects = _shape(similarity)
+    if reference_similarity.shape != (subjects, subjects):
+        raise ValueError(f"reference_similarity is {reference_similarity.shape}; {subjects} subjects need {(subjects, subjects)}")
+    if boxes != subjects:
+        return 0.0
+    remaining, order = list(range(boxes)), []
+    for subject in range(subjects):
+        order.append(max(remaining, key=lambda box: similarity[box, subject]))
+        remaining.remove(order[-1])
+    return float(1 - np.linalg.norm(similarity[order] - reference_similarity, ord=2))
+
+
+def similarity_matrix(crop_embeddings: np.ndarray, reference_embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    """(M, N): mean cosine of each box's embedding (M, D) to those of each subject's photos (R_j, D); unit vectors."""
+    columns = [(np.asarray(crop_embeddings) @ np.asarray(photos).T).mean(axis=1) for photos in reference_embeddings]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def reference_matrix(reference_embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, N): mean cosine between the photos of two subjects, (R_j, D) each.
+
+    The diagonal includes each photo with itself, as in the released demo, which inflates it.
+    """
+    return np.stack([similarity_matrix(photos, reference_embeddings).mean(axis=0) for photos in reference_embeddings])
+
+
+def score_image(
+    similarity: np.ndarray, reference_similarity: np.ndarray, embedder_kind: str, scorer: str, boxes: Sequence[Detection]
+) -> tuple[Score, ...]:
+    """The three scores of one image by one embedder, for `boxes` in the order of the rows of `similarity`."""
+    details = _box_details(boxes, subjects=similarity.shape[1]) | {
+        "similarity": similarity.tolist(),
+        "reference_similarity": reference_similarity.tolist(),
+    }
+    values = {
+        "linear": linear_score(similarity),
+        "max": max_score(similarity),
+        "gt": gt_score(similarity, reference_similarity),
+    }
+    return tuple(Score(metric=f"dnc_{form}_{embedder_kind}", value=value, scorer=scorer, details=details) for form, value in values.items())
+
+
+def score_count(boxes: Sequence[Detection], subjects: int, scorer: str) -> Score:
+    """1 if there are as many boxes as subjects, else 0; its mean over images is the count accuracy."""
+    return Score(metric="count_correct", value=float(len(boxes) == subjects), scorer=scorer, details=_box_details(boxes, subjects=subjects))
+
+
+class Compare:
+    """The second half of the metric, from boxes to scores; embeds the photos of each combination once."""
+
+    def __init__(self, embedders: Sequence[Embedder], detected_by: str):
+        """`detected_by` says where the boxes come from, and is stored beside each score."""
+        self.embedders = tuple(embedders)
+        self.detected_by = detected_by
+        self._reference_embeddings: dict[tuple[Subject, ...], dict[str, list[np.ndarray]]] = {}
+
+    def __call__(
+        self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]], combination: Combination
+    ) -> list[tuple[Score, ...]]:
+        """For each image uint8 (H, W, 3) and its boxes, `count_correct` and three scores an embedder."""
+        scores = [[score_count(boxes, len(combination.subjects), self.detected_by)] for boxes in detections]
+        crops = [square_crop(image, box.box_xyxy) for image, boxes in zip(images, detections, strict=True) for box in boxes]
+        ends = np.cumsum([len(boxes) for boxes in detections])
+        for embedder in self.embedders:
+            references = self._references(combination.subjects)[embedder.kind]
+            reference_similarity = reference_matrix(references)
+            similarity = similarity_matrix(embed(embedder, crops).numpy(), references)
+            scorer = f"{self.detected_by} | {embedder.kind} {embedder.name}"
+            for image_scores, end, boxes in zip(scores, ends, detections, strict=True):
+                rows = similarity[end - len(boxes) : end]
+                image_scores.extend(score_image(rows, reference_similarity, embedder.kind, scorer, boxes))
+        return [tuple(image_scores) for image_scores in scores]
+
+    def _references(self, subjects: tuple[Subject, ...]) -> dict[str, list[np.ndarray]]:
+        """Embedder kind -> one (R_j, D) a subject, of whole photos: the paper neither masks nor crops them."""
+        if subjects not in self._reference_embeddings:
+            photos = [[read_image(reference.image_path) for reference in subject.references] for subject in subjects]
+            self._reference_embeddings[subjects] = {
+                embedder.kind: [embed(embedder, subject_photos).numpy() for subject_photos in photos] for embedder in self.embedders
+            }
+        return self._reference_embeddings[subjects]
+
+
+class DetectAndCompare:
+    """Images of a combination to scores: detect its subjects, then compare each box with their photos."""
+
+    # Every name this metric can yield, and whether higher is better.
+    NAMES = {"count_correct": True} | {f"dnc_{form}_{kind}": True for kind in EMBEDDERS for form in ("linear", "max", "gt")}
+
+    def __init__(self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] = EMBEDDERS, threshold: float = 0.4):
+        """Loads the models once; `embedders` maps a kind, dreamsim or dinov2, to the name of its weights.
+
+        threshold: least confidence of a box; the released code uses 0.4 in its evaluation and 0.25 as default.
+        """
+        self.detector = load_detector(detector, device)
+        self.threshold = threshold
+        loaded = [load_embedder(kind, name, device) for kind, name in embedders.items()]
+        self.compare = Compare(loaded, f"owlv2 {self.detector.name} >= {threshold}")
+
+    def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
+        """For each image uint8 (H, W, 3), its scores. The prompt plays no part: only the subjects count."""
+        queries = [subject.detection_query for subject in combination.subjects]
+        detections = detect(self.detector, images, [queries] * len(images), self.threshold)
+        return self.compare(images, detections, combination)
+
+
+def _shape(similarity: np.ndarray) -> tuple[int, int]:
+    """(boxes M, subjects N) of a matrix that can be scored."""
+    if similarity.ndim != 2 or similarity.shape[1] < 1 or not np.isfinite(similarity).all():
+        raise ValueError(f"similarity is {similarity.tolist()}; give finite cosines, one row a box and one column a subject")
+    return similarity.shape
+
+
+def _box_details(boxes: Sequence[Detection], subjects: int) -> dict:
+    """What was detected, and why the scores are zero where the number of boxes is wrong."""
+    details = {"boxes": [list(box.box_xyxy) for box in boxes], "confidences": [box.confidence for box in boxes]}
+    if len(boxes) != subjects:
+        details["reason"] = f"{len(boxes)} boxes for {subjects} subjects"
+    return details

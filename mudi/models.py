@@ -1,0 +1,193 @@
+"""The only file that finds weights: a name becomes loaded models, frozen, in evaluation mode, on the device asked for.
+
+A name is "miniature", a folder, a hub id with a revision ("stabilityai/stable-diffusion-xl-base-1.0@REVISION") or, for the
+backbone, "random-sdxl" or "random-sdxl:SEED". The miniature is a checkpoint and never a branch: its name stands for a folder.
+Folders: a backbone in the diffusers layout; a detector or DINOv2 as transformers saves them with their processors;
+DreamSim as `dreamsim_trunks.save_dreamsim` and SAM as `segment.save_segmenter` write them. Only safetensors are read.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from huggingface_hub import snapshot_download
+from segment_anything import SamPredictor
+from torch import nn
+from transformers import (
+    AutoImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Dinov2Model, Owlv2ForObjectDetection, Owlv2Processor,
+)  # fmt: skip
+
+from mudi import random_sdxl
+from mudi.clip_vocabulary import clip_tokenizer
+from mudi.detect import Detector
+from mudi.dreamsim_trunks import read_dreamsim
+from mudi.embed import Embedder, bit_pixels, call, mean_of_tokens, resized
+from mudi.segment import read_sam
+from mudi.weights_folder import PICKLES, check_safetensors
+
+MINIATURE = Path(__file__).parent / "miniature" / "weights"
+RANDOM_SDXL = re.compile(r"random-sdxl(?::(\d+))?")
+HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+# Leaves out pickles, half-precision and single-file duplicates, and other frameworks' weights.
+HUB_FILES = [
+    "*.json", "*.txt", "model.safetensors", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors", "*-of-*.safetensors",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """SDXL or a model of its plan. `resolution` is the side in pixels it was made for; `dtype` is that of all parts
+    but the autoencoder, which stays float32 where float16 would overflow it (its `force_upcast`)."""
+
+    name: str
+    tokenizer: CLIPTokenizer
+    tokenizer_2: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    text_encoder_2: CLIPTextModelWithProjection
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: EulerDiscreteScheduler
+    resolution: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent along a side: 8 for SDXL."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
+    """The backbone of that name."""
+    device = torch.device(device)
+    matched = RANDOM_SDXL.fullmatch(name)
+    parts = _random_parts(int(matched[1] or 0), device, dtype) if matched else _stored_parts(find_folder(name), dtype)
+    for key in ("text_encoder", "text_encoder_2", "vae", "unet"):
+        parts[key] = _ready(parts[key], device, name)
+    resolution = parts["unet"].config.sample_size * 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+    return Backbone(name=name, **parts, resolution=resolution, device=device, dtype=dtype)
+
+
+def load_detector(name: str, device: str | torch.device = "cpu") -> Detector:
+    """OWLv2 in float32; "miniature", a folder or a hub id."""
+    folder = find_folder(name, "detector")
+    model = _pretrained(Owlv2ForObjectDetection, folder, torch.float32)
+    # The backend is named because the image processors of the two differ by more than rounding.
+    processor = Owlv2Processor.from_pretrained(folder, backend="torchvision", local_files_only=True)
+    return Detector(name=name, model=_ready(model, device, name), processor=processor)
+
+
+def load_embedder(kind: str, name: str, device: str | torch.device = "cpu") -> Embedder:
+    """An embedder in float32, `kind` a key of EMBEDDERS; "miniature", a folder or a hub id."""
+    if kind not in EMBEDDERS:
+        raise ValueError(f"embedder {kind!r} is unknown; use one of {', '.join(EMBEDDERS)}")
+    return EMBEDDERS[kind](name, find_folder(name, kind), device)
+
+
+def load_segmenter(name: str, device: str | torch.device = "cpu") -> SamPredictor:
+    """Segment-anything in float32; "miniature", a folder or a hub id."""
+    return SamPredictor(_ready(read_sam(find_folder(name, "sam")), device, name))
+
+
+def _dreamsim(name: str, folder: Path, device: str | torch.device) -> Embedder:
+    model = _ready(read_dreamsim(folder), device, name)
+    preprocess = partial(resized, side=model.config.image_size)
+    return Embedder(name=name, kind="dreamsim", model=model, preprocess=preprocess, features=call, width=model.width)
+
+
+def _dinov2(name: str, folder: Path, device: str | torch.device) -> Embedder:
+    model = _ready(_pretrained(Dinov2Model, folder, torch.float32), device, name)
+    # Pillow resizes as the processor did when the metric was published.
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    preprocess = partial(bit_pixels, processor)
+    return Embedder(
+        name=name, kind="dinov2", model=model, preprocess=preprocess, features=mean_of_tokens, width=model.config.hidden_size
+    )  # fmt: skip
+
+
+EMBEDDERS = {"dreamsim": _dreamsim, "dinov2": _dinov2}
+
+
+def find_folder(name: str, miniature_part: str = "") -> Path:
+    """The local folder that a name stands for; hub ids are fetched. ValueError says what names are allowed.
+
+    miniature_part: the subfolder of the miniature's weights, "" for its backbone.
+    """
+    if name == "miniature":
+        return MINIATURE / miniature_part
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() or path.suffix in PICKLES:
+        reason = "a pickled file, refused because loading it can run code" if path.suffix in PICKLES else "a single file"
+        raise ValueError(f"model {name!r} is {reason}; give a folder with config.json and *.safetensors")
+    hub = HUB.fullmatch(name)
+    if hub is None:
+        allowed = "'miniature', an existing folder, a hub id with a revision as in 'owner/name@REVISION', or 'random-sdxl' as backbone"
+        raise ValueError(f"model {name!r} is neither an existing folder nor a known name; allowed are {allowed}")
+    if hub["revision"] is None:
+        raise ValueError(
+            f"model {name!r} is no existing folder, and as a hub id it has no revision, so its weights could change; "
+            f"write '{name}@REVISION' with the commit from the model's page"
+        )
+    return Path(snapshot_download(hub["repo"], revision=hub["revision"], allow_patterns=HUB_FILES))
+
+
+def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
+    """The parts of a backbone from a folder in the diffusers layout."""
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} has no model_index.json; a backbone is a folder as diffusers saves a StableDiffusionXLPipeline")
+    vae = _pretrained(AutoencoderKL, folder / "vae", torch.float32)
+    return dict(
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        text_encoder=_pretrained(CLIPTextModel, folder / "text_encoder", dtype),
+        text_encoder_2=_pretrained(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype),
+        vae=vae.to(_vae_dtype(vae.config.force_upcast, dtype)),
+        unet=_pretrained(UNet2DConditionModel, folder / "unet", dtype),
+        scheduler=EulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+    )
+
+
+def _random_parts(seed: int, device: torch.device, dtype: torch.dtype) -> dict:
+    """The parts of a full-size SDXL with random weights and its true tokenizers."""
+    generator = torch.Generator(device).manual_seed(seed)
+    text_encoder, text_encoder_2 = random_sdxl.empty_text_encoders()
+    return dict(
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(pad_token="!"),
+        text_encoder=random_sdxl.fill(text_encoder, generator, dtype),
+        text_encoder_2=random_sdxl.fill(text_encoder_2, generator, dtype),
+        vae=random_sdxl.fill(random_sdxl.empty_vae(), generator, _vae_dtype(True, dtype)),
+        unet=random_sdxl.fill(random_sdxl.empty_unet(), generator, dtype),
+        scheduler=random_sdxl.scheduler(),
+    )
+
+
+def _vae_dtype(force_upcast: bool, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if force_upcast and dtype == torch.float16 else dtype
+
+
+def _pretrained(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A diffusers or transformers model with every weight from the folder. Both libraries only warn of missing
+    weights and draw them at random; here that is an error."""
+    check_safetensors(folder)
+    key = "torch_dtype" if issubclass(model_class, UNet2DConditionModel | AutoencoderKL) else "dtype"
+    model, info = model_class.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **{key: dtype}
+    )  # fmt: skip
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} weights of {model_class.__name__} are missing, first {', '.join(missing[:5])}")
+    return model
+
+
+def _ready(model: nn.Module, device: str | torch.device, name: str) -> nn.Module:
+    """The model on the device, frozen, in evaluation mode; ValueError if a weight is not finite."""
+    for key, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"model {name!r}: weight {key} of {type(model).__name__} is not finite; fetch or train it again")
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,82 @@
+"""One round of self-training: refit an adapter on selected candidates, held close to where it was by a KL term."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mudi import adapters
+from mudi.adapters import REFERENCE, TRAINED
+from mudi.examples import kept_examples, personal_examples, reference_pictures
+from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
+from mudi.models import Backbone
+from mudi.objectives import denoising_loss, kl_penalty
+from mudi.records import Adapter, Combination
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainSettings:
+    """MuDI, section 5: about 1000 steps on the kept candidates, KL weight about 1; rate and batch as in the fit.
+
+    `reference_share` of the micro-batches come from the user's photos (with Seg-Mix at 0.3); the paper's
+    text trains on the selected images alone, hence 0.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 1e-4
+    batch: int = 1
+    accumulation: int = 2
+    kl_weight: float = 1.0
+    reference_share: float = 0.0
+
+
+def kl_loss(weight: float) -> Loss:
+    """Noise prediction on the kept images plus `weight` times the KL to the reference adapter.
+
+    Forward-noised kept latents, no guidance, one timestep for both terms. The paper releases no code;
+    equal-variance Gaussian steps make the KL a weighted squared difference of predictions, and the
+    weight is dropped as DPOK's released code does. The minimiser is the plain regression onto
+    (noise + weight * reference) / (1 + weight).
+    """
+
+    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+        reference = predict(REFERENCE)
+        predicted = predict(TRAINED)
+        return denoising_loss(predicted, noised.noise, noised.weights) + weight * kl_penalty(predicted, reference)
+
+    return loss
+
+
+def retrain(
+    backbone: Backbone, combination: Combination, start: Adapter, images: Sequence[np.ndarray], prompts: Sequence[str], settings: RetrainSettings,
+    out_dir: Path, seed: int, report: Report | None = None,
+) -> Adapter:  # fmt: skip
+    """The adapter of the next round, stored in `out_dir`.
+
+    `images` are the kept candidates, uint8 (S, S, 3), with the prompts they were drawn from. The frozen
+    reference is `start`, the adapter that drew them, as a second adapter on the same UNet; the trained
+    one starts as its copy, so the KL is zero at step 0. Raises ValueError if nothing was kept.
+    """
+    if not len(images):
+        raise ValueError(f"round {start.round} of {combination.key}: no candidate was kept, so there is nothing to train on")
+    adapters.detach_all(backbone.unet)
+    lora = adapters.load(backbone.unet, start, REFERENCE)
+    adapters.load(backbone.unet, start, TRAINED)
+    photos = None
+    if settings.reference_share:
+        pictures = reference_pictures(combination, backbone.resolution)
+        photos = personal_examples(pictures, [], size=backbone.resolution, batch=settings.batch, mix_probability=0.3)
+    examples = kept_examples(images, prompts, settings.batch, photos, settings.reference_share)
+    optimiser = FitSettings(
+        steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation
+    )
+    work = out_dir.with_name(out_dir.name + ".work")
+    tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work, seed=seed, report=report)
+    details = {"seed": seed, "backbone": backbone.name, "final_loss": tail, "start": start.sha256, "retrain": asdict(settings)}
+    adapter = adapters.save(
+        backbone.unet, out_dir, lora, method=start.method, combination=combination.key, round=start.round + 1, details=details
+    )
+    adapters.detach_all(backbone.unet)
+    return adapter

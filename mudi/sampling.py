@@ -1,0 +1,76 @@
+"""Drawing candidates of one prompt: per-candidate noise, mean shift, denoising, decoding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mudi.augment import Segment, seg_mix
+from mudi.conditioning import encode_negative, encode_prompts
+from mudi.dataset import load_segments
+from mudi.diffusion import decode, denoise, encode, generators, standard_noise
+from mudi.initialization import mean_shifted_noise
+from mudi.models import Backbone
+from mudi.records import Combination, Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How pictures are drawn. Defaults: stock SDXL (Euler, 50 steps, guidance 5), MuDI's negative prompt and
+    gamma (paper, section 4 and appendix B). `gamma` in 0..1 scales the mean shift; 0 is plain noise."""
+
+    steps: int = 50
+    guidance_scale: float = 5.0
+    negative_prompt: str | None = "sticker, collage."
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma = {self.gamma}: allowed are 0 (no mean shift) to 1 (the paper's default)")
+
+
+Segments = list[list[Segment]]
+
+
+def subject_segments(combination: Combination) -> Segments:
+    """Every reference of every subject, cut out by its mask: one list a subject."""
+    return [load_segments(subject) for subject in combination.subjects]
+
+
+def shifted_noise(backbone: Backbone, segments: Segments, seeds: Sequence[int], gamma: float) -> torch.Tensor:
+    """Initial noise (B, C, h, w) of the candidates, each from its own seed.
+
+    A fresh Seg-Mix composition of randomly chosen references shifts the mean (MuDI, eq. 3). The
+    Gaussian part is drawn first and from the same generator as without a shift, so that gamma 0 and
+    gamma 1 are paired.
+    """
+    noise = standard_noise(backbone, generators(seeds))
+    if gamma == 0:
+        return noise
+    compositions = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        chosen = [options[rng.integers(len(options))] for options in segments]
+        compositions.append(seg_mix(chosen, rng, size=backbone.resolution))
+    # One at a time: the bits of an encoding must not depend on the neighbours in the batch.
+    latents = torch.cat([encode(backbone, [c.image]) for c in compositions]).cpu()
+    masks = torch.from_numpy(np.stack([c.mask for c in compositions]))[:, None].float()
+    masks = torch.nn.functional.interpolate(masks, latents.shape[-2:], mode="area")
+    return mean_shifted_noise(latents, masks, noise, gamma)
+
+
+def draw(
+    backbone: Backbone, combination: Combination, prompt: Prompt, seeds: Sequence[int], options: Sampling, segments: Segments | None = None
+) -> list[np.ndarray]:
+    """One uint8 image (H, W, 3) a seed, with whatever adapter is active on the UNet.
+
+    `segments` are `subject_segments(combination)`, passed in where many prompts share them.
+    """
+    if segments is None:
+        segments = subject_segments(combination) if options.gamma else []
+    noise = shifted_noise(backbone, segments, seeds, options.gamma)
+    positive = encode_prompts(backbone, [prompt.text]).rows([0] * len(seeds))
+    negative = encode_negative(backbone, options.negative_prompt)
+    latents = denoise(backbone, noise, positive, negative, steps=options.steps, guidance_scale=options.guidance_scale)
+    return decode(backbone, latents)

@@ -1,0 +1,301 @@
+"""The run file: what a run is asked to do, as strict and documented models.
+
+`load_run` reads YAML, applies `--set` overrides and answers every mistake with one line that names the
+file, the line and the key. Nothing is converted: "3" is no number, and an unknown key is an error.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from pipeline import yaml_lines
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+LARGEST_FILE = 1_000_000
+NOT_DECIDING = ("name", "runs", "cluster")
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Embedders(Settings):
+    dreamsim: Text | None = None
+    """Weights of the DreamSim embedder: "miniature" or a folder. null leaves its scores out."""
+    dinov2: Text | None = None
+    """Weights of the DINOv2 embedder: "miniature", a folder, or hub id@revision. null leaves its scores out."""
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Kind -> weights, of the embedders that are used."""
+        return {kind: name for kind, name in self.model_dump().items() if name is not None}
+
+
+class Models(Settings):
+    backbone: Text = "miniature"
+    """The diffusion model that is adapted: "miniature", a folder, hub id@revision, or "random-sdxl"."""
+    detector: Text = "miniature"
+    """OWLv2 weights, which find the subjects in a candidate."""
+    segmenter: Text = "miniature"
+    """Segment-anything weights, which turn a box into a mask where a photo has none."""
+    embedders: Embedders = Embedders(dreamsim="miniature", dinov2="miniature")
+    """Whose opinions compare a detected subject with its photos; at least one."""
+
+    @field_validator("embedders")
+    @classmethod
+    def _at_least_one(cls, embedders: Embedders) -> Embedders:
+        if not embedders.chosen:
+            raise ValueError("no embedder is named; give dreamsim, dinov2 or both")
+        return embedders
+
+
+class Method(Settings):
+    """The method and its hyperparameters, which the method's own dataclass checks."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text = "mudi"
+    """Which method fits the first adapter."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every key beside `name`."""
+        return dict(self.model_extra)
+
+
+class Sampling(Settings):
+    steps: Count = 50
+    """Denoising steps of one image."""
+    guidance_scale: Amount = 5.0
+    """Classifier-free guidance weight; 1 is no guidance."""
+    negative_prompt: Annotated[str, Field(max_length=2000)] = "sticker, collage."
+    """What guidance steers away from; the default is the paper's for MuDI."""
+    gamma: Amount = 1.0
+    """Weight of the mean-shifted initial noise (paper equation 3); 0 starts from plain noise."""
+    batch: Count = 8
+    """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
+
+
+class Scoring(Settings):
+    threshold: Share = 0.4
+    """Least confidence of a detected box."""
+    select_by: Text = "dnc_linear_dreamsim"
+    """The score that ranks candidates: dnc_linear_, dnc_max_ or dnc_gt_ followed by an embedder."""
+
+
+class Retraining(Settings):
+    steps: Count = 1000
+    """Optimiser steps of one round."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """AdamW learning rate, constant."""
+    batch: Count = 1
+    """Images of one forward pass."""
+    accumulation: Count = 2
+    """Forward passes of one optimiser step."""
+    kl_weight: Amount = 1.0
+    """Weight of the KL term that holds the adapter near that of the round before."""
+    reference_share: Share = 0.0
+    """Share of steps drawn from the user's photos instead of selected candidates."""
+
+
+class Slot(Settings):
+    gpus: Amount = 0.0
+    """GPUs of one worker; a fraction shares one."""
+    cpus: Amount = 1.0
+    """CPU cores of one worker."""
+
+
+class Pool(Slot):
+    actors: Count = 1
+    """The most workers at once."""
+
+
+class Cluster(Settings):
+    address: Annotated[str, Field(pattern=r"^(auto|local|ray://\S+:\d+)$")] | None = None
+    """null or "local" starts Ray on this machine, "auto" joins the cluster this machine is part of, "ray://host:10001" a remote one."""
+    cpus: Count | None = None
+    """CPU cores that a local Ray may use; null is all."""
+    generate: Pool = Pool()
+    """Workers that draw candidates."""
+    detect: Pool = Pool()
+    """Workers that find subjects."""
+    compare: Pool = Pool()
+    """Workers that compare them with the photos."""
+    fit: Slot = Slot()
+    """The worker that fits one adapter."""
+    max_failed_share: Share = 0.05
+    """Share of a round's candidates that may fail before the run stops."""
+
+
+class RunConfig(Settings):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """The run's folder: letters, digits, dot, dash and underscore, beginning with a letter or digit."""
+    runs: Text = "runs"
+    """Folder of all runs."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The number all randomness of the run is derived from."""
+    models: Models = Models()
+    """Which weights are used."""
+    combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Folders of subjects that belong in one picture, from the working directory; the folder's name is the combination's key."""
+    queries: dict[str, dict[str, Text]] = {}
+    """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
+    method: Method = Method()
+    """How the first adapter is fitted."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """Self-training rounds after the first fit. The table has rows 0 to `rounds`."""
+    candidates: Count
+    """Images drawn per round and combination, spread over `prompts`."""
+    keep: Count
+    """Most candidates kept for training, per round and combination."""
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Templates: "{subjects}" names all subjects, "{a}" the one with key a."""
+    watched_prompts: tuple[Text, ...] = ()
+    """Templates drawn with the same seeds every round, to be looked at; never trained on."""
+    watched_images: Count = 2
+    """Images per watched prompt, combination and round."""
+    sampling: Sampling = Sampling()
+    """How an image is drawn."""
+    score: Scoring = Scoring()
+    """How an image is judged."""
+    retrain: Retraining = Retraining()
+    """How a self-training round is fitted."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the frozen models."""
+    cluster: Cluster = Cluster()
+    """Where the work runs. Changes no result."""
+
+    @field_validator("combinations")
+    @classmethod
+    def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+        keys = [folder.name for folder in folders]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ValueError(f"two folders are named {twice[0]!r}; the name identifies the combination, so rename one")
+        return folders
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_some(cls, keep: int, info: Any) -> int:
+        candidates = info.data.get("candidates", keep)
+        if keep > candidates:
+            raise ValueError(f"{keep} is more than candidates ({candidates}); lower keep or raise candidates")
+        return keep
+
+    @field_validator("score")
+    @classmethod
+    def _computed(cls, score: Scoring, info: Any) -> Scoring:
+        if "models" in info.data:
+            metrics = [f"dnc_{kind}_{embedder}" for embedder in info.data["models"].embedders.chosen for kind in ("linear", "max", "gt")]
+            if score.select_by not in metrics:
+                raise ValueError(f"select_by {score.select_by!r} is not computed by this run; choose from {', '.join(metrics)}")
+        return score
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run file at `path` with overrides such as "sampling.steps=20" applied.
+
+    An override's value is YAML: `combinations=[../a/b]` gives a list. Raises ValueError of one line that
+    names the file, or the override, and the key, the line and what to do.
+    """
+    path = Path(path)
+    values, lines = _read(path)
+    origins: dict[yaml_lines.Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
+    for override in overrides:
+        origins[_apply(values, override)] = f"--set {override}"
+    try:
+        return RunConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise ValueError(_message(error.errors(), path, origins)) from None
+
+
+def deciding(dump: dict[str, Any]) -> dict[str, Any]:
+    """What of a dumped config decides results: all but placement, the run's name and its folder.
+
+    The name is left out so that runs of the same content can be recognised, and combinations count by
+    their key, so that moving the photos is no change. `dump` is `config.model_dump(mode="json")`, or
+    the same read back from a file.
+    """
+    kept = {key: value for key, value in dump.items() if key not in NOT_DECIDING}
+    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]]}
+
+
+def config_hash(config: RunConfig) -> str:
+    """The sha256, in hexadecimal, of the canonical JSON of all that changes results (see `deciding`)."""
+    canonical = json.dumps(deciding(config.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[yaml_lines.Key, int]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such run file; check the path")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes; this is no run file")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    try:
+        values, lines = yaml_lines.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
+    if values is None:
+        raise ValueError(f"{path}: the run file is empty; give at least name, combinations, candidates, keep and prompts")
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}, line 1: expected `key: value` lines, found a {type(values).__name__}")
+    return values, lines
+
+
+def _apply(values: dict[str, Any], override: str) -> yaml_lines.Key:
+    """Sets one override in `values` and returns its key."""
+    name, equals, text = override.partition("=")
+    key = tuple(name.strip().split("."))
+    if not equals or not all(key):
+        raise ValueError(f"--set {override}: expected key.sub=value")
+    try:
+        value, _ = yaml_lines.parse(text)
+    except ValueError as error:
+        raise ValueError(f"--set {override}: {error}") from None
+    for depth, part in enumerate(key[:-1], start=1):
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"--set {override}: {'.'.join(key[:depth])} is a {type(values).__name__} and has no keys; set it as a whole")
+    values[key[-1]] = value
+    return key
+
+
+def _message(errors: Sequence[ErrorDetails], path: Path, origins: dict[yaml_lines.Key, str]) -> str:
+    """One line about the first error, and how many more there are."""
+    first = errors[0]
+    key = tuple(first["loc"])
+    place = next((origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in origins), str(path))
+    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
+    more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{place}: unknown key {name!r}{_suggestion(key)}{more}"
+    if first["type"] == "missing":
+        return f"{place}: missing key {name!r}; add it{more}"
+    if first["type"] == "value_error":
+        return f"{place}: {name}: {first['ctx']['error']}{more}"
+    return f"{place}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {json.dumps(first['input'])[:80]}{more}"
+
+
+def _suggestion(key: yaml_lines.Key) -> str:
+    model = RunConfig
+    for part in key[:-1]:
+        model = model.model_fields[part].annotation
+    close = difflib.get_close_matches(str(key[-1]), model.model_fields, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(model.model_fields)}"

@@ -1,0 +1,96 @@
+"""Fits as Ray tasks: one cell on one worker each, in parallel over the cells."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import torch
+
+from mudi import adapters, models
+from mudi.methods import METHODS
+from mudi.records import Adapter, Combination
+from mudi.retrain import RetrainSettings, retrain
+from pipeline import store
+from pipeline.config import Slot
+
+# A fit whose worker dies goes on from its last checkpoint in the run folder.
+RETRIES = 3
+POLL_SECONDS = 0.5
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJob:
+    """One adapter to make. `kept` is None for a method's own fit, else the ids and prompts of the kept candidates."""
+
+    combination: Combination
+    method: str
+    hyperparameters: dict
+    backbone: str
+    precision: str
+    out_dir: str
+    seed: int
+    steps: int
+    start: Adapter | None = None
+    kept: tuple[tuple[str, str], ...] = ()
+    retraining: RetrainSettings | None = None
+    run_dir: str = ""
+
+
+class _Board:
+    """Where workers write how far they are; an actor, because workers are other processes."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = {}
+
+    def put(self, combination: str, step: int) -> None:
+        self.steps[combination] = step
+
+    def get(self) -> dict[str, int]:
+        return dict(self.steps)
+
+
+def run_job(job: FitJob, device: str, report: Callable[[int, float], None] | None = None) -> Adapter:
+    """Make the job's adapter in this process; the folder it leaves is complete or absent."""
+    backbone = models.load(job.backbone, device, getattr(torch, job.precision))
+    if job.start is None:
+        method = METHODS[job.method](**job.hyperparameters)
+        return method.train(backbone, job.combination, Path(job.out_dir), job.seed, report)
+    images = store.read_images(Path(job.run_dir), job.start.round, [candidate_id for candidate_id, _ in job.kept])
+    prompts = [prompt for _, prompt in job.kept]
+    return retrain(backbone, job.combination, job.start, images, prompts, job.retraining, Path(job.out_dir), job.seed, report)
+
+
+@ray.remote(max_retries=RETRIES)
+def _fit(job: FitJob, gpus: float, threads: int, board) -> Adapter:
+    torch.set_num_threads(threads)
+
+    def report(step: int, _: float) -> None:
+        if step % max(1, job.steps // 50) == 0 or step == job.steps:
+            board.put.remote(job.combination.key, step)
+
+    return run_job(job, "cuda" if gpus else "cpu", report)
+
+
+def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]:
+    """The adapters of `jobs`, in their order; those that lie finished in their folders are not made again.
+
+    `progress(combination, step, steps)` is called about twice a second for every cell that moved.
+    """
+    done = {job.combination.key: found for job in jobs if (found := adapters.find(Path(job.out_dir))) is not None}
+    board = ray.remote(_Board).options(num_cpus=0).remote()
+    worker = _fit.options(num_gpus=slot.gpus, num_cpus=slot.cpus)
+    open_jobs = {
+        worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.combination.key not in done
+    }
+    while open_jobs:
+        finished, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
+        steps = ray.get(board.get.remote())
+        for job in open_jobs.values():
+            if job.combination.key in steps:
+                progress(job.combination.key, steps[job.combination.key], job.steps)
+        for reference in finished:
+            done[open_jobs.pop(reference).combination.key] = ray.get(reference)
+    return [done[job.combination.key] for job in jobs]
