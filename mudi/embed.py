@@ -71,11 +71,6 @@ def bit_pixels(processor: BaseImageProcessor, image: np.ndarray) -> torch.Tensor
     return processor(images=image, input_data_format="channels_last", return_tensors="pt").pixel_values[0]
 
 
-def call(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """What the model returns, for models that return features."""
-    return model(pixels)
-
-
 def mean_of_tokens(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """(N, D): the mean over all last hidden states, class token included, as the paper (arXiv 2404.04243) uses DINOv2."""
     return model(pixel_values=pixels).last_hidden_state.mean(dim=1)

@@ -9,22 +9,30 @@ DreamSim as `dreamsim_trunks.save_dreamsim` and SAM as `segment.save_segmenter` 
 import re
 from dataclasses import dataclass
 from functools import partial
+from operator import call
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from segment_anything import SamPredictor
 from torch import nn
 from transformers import (
-    AutoImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Dinov2Model, Owlv2ForObjectDetection, Owlv2Processor,
-)  # fmt: skip
+    AutoImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Dinov2Model,
+    Owlv2ForObjectDetection,
+    Owlv2Processor,
+)
 
 from mudi import random_sdxl
 from mudi.clip_vocabulary import clip_tokenizer
 from mudi.detect import Detector
 from mudi.dreamsim_trunks import read_dreamsim
-from mudi.embed import Embedder, bit_pixels, call, mean_of_tokens, resized
+from mudi.embed import Embedder, bit_pixels, mean_of_tokens, resized
 from mudi.segment import read_sam
 from mudi.weights_folder import PICKLES, check_safetensors
 
@@ -117,9 +125,11 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
     miniature_part: the subfolder of the miniature's weights, "" for its backbone.
     """
     if name == "miniature":
+        if not MINIATURE.is_dir():
+            raise ValueError(f"the miniature's weights are missing from {MINIATURE}; reinstall the package or train them with `mudi miniature`")
         return MINIATURE / miniature_part
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
     if path.is_file() or path.suffix in PICKLES:
         reason = "a pickled file, refused because loading it can run code" if path.suffix in PICKLES else "a single file"
@@ -133,38 +143,42 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
             f"model {name!r} is no existing folder, and as a hub id it has no revision, so its weights could change; "
             f"write '{name}@REVISION' with the commit from the model's page"
         )
-    return Path(snapshot_download(hub["repo"], revision=hub["revision"], allow_patterns=HUB_FILES))
+    try:
+        return Path(snapshot_download(hub["repo"], revision=hub["revision"], allow_patterns=HUB_FILES))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ValueError(f"model {name!r} was not found on the hub ({type(error).__name__}); check its id, revision and access") from error
 
 
 def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
     """The parts of a backbone from a folder in the diffusers layout."""
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} has no model_index.json; a backbone is a folder as diffusers saves a StableDiffusionXLPipeline")
-    vae = _pretrained(AutoencoderKL, folder / "vae", torch.float32)
-    return dict(
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
-        text_encoder=_pretrained(CLIPTextModel, folder / "text_encoder", dtype),
-        text_encoder_2=_pretrained(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype),
-        vae=vae.to(_vae_dtype(vae.config.force_upcast, dtype)),
-        unet=_pretrained(UNet2DConditionModel, folder / "unet", dtype),
-        scheduler=EulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-    )
+    check_safetensors(folder / "vae")
+    force_upcast = AutoencoderKL.load_config(folder / "vae").get("force_upcast", True)
+    return {
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        "tokenizer_2": CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        "text_encoder": _pretrained(CLIPTextModel, folder / "text_encoder", dtype),
+        "text_encoder_2": _pretrained(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype),
+        "vae": _pretrained(AutoencoderKL, folder / "vae", _vae_dtype(force_upcast, dtype)),
+        "unet": _pretrained(UNet2DConditionModel, folder / "unet", dtype),
+        "scheduler": EulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+    }
 
 
 def _random_parts(seed: int, device: torch.device, dtype: torch.dtype) -> dict:
     """The parts of a full-size SDXL with random weights and its true tokenizers."""
     generator = torch.Generator(device).manual_seed(seed)
     text_encoder, text_encoder_2 = random_sdxl.empty_text_encoders()
-    return dict(
-        tokenizer=clip_tokenizer(),
-        tokenizer_2=clip_tokenizer(pad_token="!"),
-        text_encoder=random_sdxl.fill(text_encoder, generator, dtype),
-        text_encoder_2=random_sdxl.fill(text_encoder_2, generator, dtype),
-        vae=random_sdxl.fill(random_sdxl.empty_vae(), generator, _vae_dtype(True, dtype)),
-        unet=random_sdxl.fill(random_sdxl.empty_unet(), generator, dtype),
-        scheduler=random_sdxl.scheduler(),
-    )
+    return {
+        "tokenizer": clip_tokenizer(),
+        "tokenizer_2": clip_tokenizer(pad_token="!"),
+        "text_encoder": random_sdxl.fill(text_encoder, generator, dtype),
+        "text_encoder_2": random_sdxl.fill(text_encoder_2, generator, dtype),
+        "vae": random_sdxl.fill(random_sdxl.empty_vae(), generator, _vae_dtype(True, dtype)),
+        "unet": random_sdxl.fill(random_sdxl.empty_unet(), generator, dtype),
+        "scheduler": random_sdxl.scheduler(),
+    }
 
 
 def _vae_dtype(force_upcast: bool, dtype: torch.dtype) -> torch.dtype:

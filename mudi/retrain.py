@@ -51,16 +51,16 @@ def kl_loss(weight: float) -> Loss:
 
 def retrain(
     backbone: Backbone, combination: Combination, start: Adapter, images: Sequence[np.ndarray], prompts: Sequence[str], settings: RetrainSettings,
-    out_dir: Path, seed: int, report: Report | None = None,
+    out_dir: Path, round: int, seed: int, report: Report | None = None,
 ) -> Adapter:  # fmt: skip
-    """The adapter of the next round, stored in `out_dir`.
+    """The adapter of round `round`, stored in `out_dir`.
 
     `images` are the kept candidates, uint8 (S, S, 3), with the prompts they were drawn from. The frozen
     reference is `start`, the adapter that drew them, as a second adapter on the same UNet; the trained
     one starts as its copy, so the KL is zero at step 0. Raises ValueError if nothing was kept.
     """
     if not len(images):
-        raise ValueError(f"round {start.round} of {combination.key}: no candidate was kept, so there is nothing to train on")
+        raise ValueError(f"round {round} of {combination.key}: no candidate was kept, so there is nothing to train on")
     adapters.detach_all(backbone.unet)
     lora = adapters.load(backbone.unet, start, REFERENCE)
     adapters.load(backbone.unet, start, TRAINED)
@@ -76,7 +76,7 @@ def retrain(
     tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work, seed=seed, report=report)
     details = {"seed": seed, "backbone": backbone.name, "final_loss": tail, "start": start.sha256, "retrain": asdict(settings)}
     adapter = adapters.save(
-        backbone.unet, out_dir, lora, method=start.method, combination=combination.key, round=start.round + 1, details=details
+        backbone.unet, out_dir, lora, method=start.method, combination=combination.key, round=round, details=details
     )
     adapters.detach_all(backbone.unet)
     return adapter

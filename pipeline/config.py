@@ -1,7 +1,6 @@
 """The run file: what a run is asked to do, as strict and documented models.
 
-`load_run` reads YAML, applies `--set` overrides and answers every mistake with one line that names the
-file, the line and the key. Nothing is converted: "3" is no number, and an unknown key is an error.
+Nothing is converted ("3" is no number), and every mistake is answered with one line that names its place.
 """
 
 import difflib
@@ -23,7 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-LARGEST_FILE = 1_000_000
+LARGEST_FILE = 1_000_000  # bytes
 NOT_DECIDING = ("name", "runs", "cluster")
 
 
@@ -82,8 +81,8 @@ class Sampling(Settings):
     """Classifier-free guidance weight; 1 is no guidance."""
     negative_prompt: Annotated[str, Field(max_length=2000)] = "sticker, collage."
     """What guidance steers away from; the default is the paper's for MuDI."""
-    gamma: Amount = 1.0
-    """Weight of the mean-shifted initial noise (paper equation 3); 0 starts from plain noise."""
+    gamma: Share = 1.0
+    """Weight of the mean-shifted initial noise (paper equation 3), up to 1; 0 starts from plain noise."""
     batch: Count = 8
     """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
 
@@ -190,8 +189,7 @@ class RunConfig(Settings):
     @field_validator("keep")
     @classmethod
     def _keep_some(cls, keep: int, info: Any) -> int:
-        candidates = info.data.get("candidates", keep)
-        if keep > candidates:
+        if keep > (candidates := info.data.get("candidates", keep)):
             raise ValueError(f"{keep} is more than candidates ({candidates}); lower keep or raise candidates")
         return keep
 
@@ -199,7 +197,8 @@ class RunConfig(Settings):
     @classmethod
     def _computed(cls, score: Scoring, info: Any) -> Scoring:
         if "models" in info.data:
-            metrics = [f"dnc_{kind}_{embedder}" for embedder in info.data["models"].embedders.chosen for kind in ("linear", "max", "gt")]
+            embedders = info.data["models"].embedders.chosen
+            metrics = [f"dnc_{form}_{embedder}" for embedder in embedders for form in ("linear", "max", "gt")]
             if score.select_by not in metrics:
                 raise ValueError(f"select_by {score.select_by!r} is not computed by this run; choose from {', '.join(metrics)}")
         return score
@@ -208,10 +207,9 @@ class RunConfig(Settings):
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run file at `path` with overrides such as "sampling.steps=20" applied.
 
-    An override's value is YAML: `combinations=[../a/b]` gives a list. Raises ValueError of one line that
-    names the file, or the override, and the key, the line and what to do.
+    An override's value is YAML: `combinations=[../a/b]` gives a list. Raises ValueError of one line with
+    file and line, or the override, the key and what to do.
     """
-    path = Path(path)
     values, lines = _read(path)
     origins: dict[yaml_lines.Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
     for override in overrides:
@@ -252,10 +250,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[yaml_lines.Key, int]]:
         values, lines = yaml_lines.parse(text)
     except ValueError as error:
         raise ValueError(f"{path}, {error}") from None
-    if values is None:
-        raise ValueError(f"{path}: the run file is empty; give at least name, combinations, candidates, keep and prompts")
     if not isinstance(values, dict):
-        raise ValueError(f"{path}, line 1: expected `key: value` lines, found a {type(values).__name__}")
+        found = "the run file is empty" if values is None else f"the run file is a {type(values).__name__}, not `key: value` lines"
+        raise ValueError(f"{path}, line 1: {found}; give at least name, combinations, candidates, keep and prompts")
     return values, lines
 
 
@@ -284,17 +281,18 @@ def _message(errors: Sequence[ErrorDetails], path: Path, origins: dict[yaml_line
     place = next((origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in origins), str(path))
     name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
     more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{place}: unknown key {name!r}{_suggestion(key)}{more}"
-    if first["type"] == "missing":
-        return f"{place}: missing key {name!r}; add it{more}"
-    if first["type"] == "value_error":
-        return f"{place}: {name}: {first['ctx']['error']}{more}"
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{place}: unknown key {name!r}{_suggestion(key)}{more}"
+        case "missing":
+            return f"{place}: missing key {name!r}; add it{more}"
+        case "value_error":
+            return f"{place}: {name}: {first['ctx']['error']}{more}"
     return f"{place}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {json.dumps(first['input'])[:80]}{more}"
 
 
 def _suggestion(key: yaml_lines.Key) -> str:
-    model = RunConfig
+    model: type[BaseModel] = RunConfig
     for part in key[:-1]:
         model = model.model_fields[part].annotation
     close = difflib.get_close_matches(str(key[-1]), model.model_fields, n=1)

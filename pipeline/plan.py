@@ -57,9 +57,10 @@ def fill_prompts(combination: Combination, templates: Sequence[str], watched_tem
     The article is always "a", as in the captions that the subjects are learnt from. Raises ValueError for
     a placeholder that names no subject and for a template without any, which would draw no subject.
     """
-    prompts = [Prompt(prompt_id=f"p{i:02}", text=_fill(combination, text)) for i, text in enumerate(templates)]
-    watched = [Prompt(prompt_id=f"{WATCHED}{i:02}", text=_fill(combination, text), watched=True) for i, text in enumerate(watched_templates)]
-    return replace(combination, prompts=(*prompts, *watched))
+    drawn = [Prompt(prompt_id=f"p{i:02}", text=_fill(combination, text)) for i, text in enumerate(templates)]
+    texts = [_fill(combination, text) for text in watched_templates]
+    watched = [Prompt(prompt_id=f"{WATCHED}{i:02}", text=text, watched=True) for i, text in enumerate(texts)]
+    return replace(combination, prompts=(*drawn, *watched))
 
 
 def candidate_seed(run_seed: int, combination: str, prompt_id: str, round: int, index: int) -> int:
@@ -95,10 +96,12 @@ def plan_round(
     chunks = []
     for prompt in combination.prompts:
         count = watched_images if prompt.watched else counts[prompt.prompt_id]
+        cell = {"combination": combination.key, "prompt_id": prompt.prompt_id, "round": round}
+        keys = [CandidateKey(run=run, method=method, index=i, adapter_sha256=adapter.sha256, **cell) for i in range(count)]
+        seeds = [candidate_seed(run_seed, **{**cell, "round": 0 if prompt.watched else round}, index=i) for i in range(count)]
         for start in range(0, count, batch):
-            indices = range(start, min(start + batch, count))
-            seeds = [candidate_seed(run_seed, combination.key, prompt.prompt_id, 0 if prompt.watched else round, i) for i in indices]
-            chunks.append(_chunk(run, method, combination.key, prompt.prompt_id, prompt.text, round, adapter, indices, seeds))
+            part = slice(start, start + batch)
+            chunks.append(_chunk(keys[part], seeds[part], prompt=prompt.text, adapter_path=str(adapter.path)))
     return chunks
 
 
@@ -123,57 +126,40 @@ def to_table(chunks: Sequence[Chunk]) -> pa.Table:
 
 def from_row(row: Mapping[str, Any]) -> Chunk:
     """The chunk that a row of `to_table` describes."""
-    shared = {name: str(row[name]) for name in ("combination", "prompt_id", "adapter_sha256")} | {"round": int(row["round"])}
-    keys = [CandidateKey(run=str(row["run"]), method=str(row["method"]), index=int(index), **shared) for index in row["indices"]]
-    return Chunk(
-        chunk_id=str(row["chunk_id"]),
-        prompt=str(row["prompt"]),
-        adapter_path=str(row["adapter_path"]),
-        keys=tuple(keys),
-        seeds=tuple(int(seed) for seed in row["seeds"]),
-        **shared,
-    )
+    cell = {name: str(row[name]) for name in ("run", "method", "combination", "prompt_id", "adapter_sha256")}
+    keys = [CandidateKey(index=int(index), round=int(row["round"]), **cell) for index in row["indices"]]
+    seeds = [int(seed) for seed in row["seeds"]]
+    return _chunk(keys, seeds, prompt=str(row["prompt"]), adapter_path=str(row["adapter_path"]))
 
 
-def _chunk(
-    run: str,
-    method: str,
-    combination: str,
-    prompt_id: str,
-    prompt: str,
-    round: int,
-    adapter: Adapter,
-    indices: range,
-    seeds: Sequence[int],
-) -> Chunk:
-    shared = {"combination": combination, "prompt_id": prompt_id, "round": round, "adapter_sha256": adapter.sha256}
-    keys = tuple(CandidateKey(run=run, method=method, index=index, **shared) for index in indices)
+def _chunk(keys: Sequence[CandidateKey], seeds: Sequence[int], *, prompt: str, adapter_path: str) -> Chunk:
+    """The chunk of these candidates; its id tells the prompt and first index, and digests every key."""
+    first = keys[0]
     digest = hashlib.sha256(json.dumps([key.candidate_id for key in keys]).encode()).hexdigest()
     return Chunk(
-        chunk_id=f"{prompt_id}-{indices.start:04}-{digest[:16]}",
+        chunk_id=f"{first.prompt_id}-{first.index:04}-{digest[:16]}",
+        combination=first.combination,
+        prompt_id=first.prompt_id,
         prompt=prompt,
-        adapter_path=str(adapter.path),
-        keys=keys,
+        round=first.round,
+        adapter_path=adapter_path,
+        adapter_sha256=first.adapter_sha256,
+        keys=tuple(keys),
         seeds=tuple(seeds),
-        **shared,
     )
 
 
 def _fill(combination: Combination, template: str) -> str:
     phrases = {subject.key: subject.phrase for subject in combination.subjects}
     named = [f"a {phrase}" for phrase in phrases.values()]
-    listing = " and ".join(named) if len(named) < 3 else f"{', '.join(named[:-1])}, and {named[-1]}"
-    values = {**phrases, "subjects": listing}
-
-    def value(match: re.Match) -> str:
-        if match[1] not in values:
-            raise ValueError(f"prompt {template!r}: unknown placeholder {match[0]}; combination {combination.key!r} allows {allowed}")
-        return values[match[1]]
-
-    allowed = ", ".join(f"{{{name}}}" for name in ("subjects", *phrases))
-    filled, replaced = re.subn(r"\{([^{}]*)\}", value, template)
-    if not replaced:
-        raise ValueError(f"prompt {template!r}: names no subject; put {{subjects}} or {allowed} into it")
-    if "{" in re.sub(r"\{[^{}]*\}", "", template) or "}" in re.sub(r"\{[^{}]*\}", "", template):
-        raise ValueError(f"prompt {template!r}: unbalanced braces; allowed placeholders are {allowed}")
-    return filled
+    values = {"subjects": f"{', '.join(named[:-1])} and {named[-1]}", **phrases}
+    allowed = ", ".join(f"{{{name}}}" for name in values)
+    placeholders = re.findall(r"\{([^{}]*)\}", template)
+    if not placeholders:
+        raise ValueError(f"prompt {template!r}: names no subject; write one or more of {allowed} into it")
+    if template.count("{") != len(placeholders) or template.count("}") != len(placeholders):
+        raise ValueError(f"prompt {template!r}: unbalanced braces; braces hold one of {allowed}")
+    for name in placeholders:
+        if name not in values:
+            raise ValueError(f"prompt {template!r}: unknown placeholder {{{name}}}; combination {combination.key!r} allows {allowed}")
+    return re.sub(r"\{([^{}]*)\}", lambda match: values[match[1]], template)

@@ -16,7 +16,7 @@ import torch
 from mudi import adapters, models
 from mudi.detect import detect
 from mudi.diffusion import is_valid
-from mudi.metrics.detect_and_compare import DetectAndCompare
+from mudi.metrics import detect_and_compare as metric
 from mudi.records import Adapter, Candidate, Combination, Detection, Prompt, Score, ScoredCandidate
 from mudi.sampling import Sampling, Segments, draw, subject_segments
 from pipeline import plan, store
@@ -129,16 +129,16 @@ class Compare:
     def __init__(self, settings: StageSettings, gpus: float, threads: int) -> None:
         _prepare(threads)
         self.settings = settings
-        embedders = {kind: models.load_embedder(kind, name, _device(gpus)) for kind, name in settings.models["embedders"].items()}
-        self.metric = DetectAndCompare(embedders=embedders)
+        embedders = [models.load_embedder(kind, name, _device(gpus)) for kind, name in settings.models["embedders"].items()]
+        self.compare = metric.Compare(embedders, f"owlv2 {settings.models['detector']} > {settings.threshold}")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         row = _only_row(table)
+        valid = [(image, found) for image, found in zip(_images(row), _detections(row), strict=True) if is_valid(image)]
         combination = self.settings.combinations[row["combination"]]
-        scores = []
-        for image, found in zip(_images(row), _detections(row), strict=True):
-            scores.append([asdict(score) for score in self.metric.compare(image, found, combination)] if is_valid(image) else [])
-        return _with(table, scores=(pa.string(), json.dumps(scores)))
+        scores = iter(self.compare([image for image, _ in valid], [found for _, found in valid], combination))
+        listed = [[asdict(score) for score in next(scores)] if is_valid(image) else [] for image in _images(row)]
+        return _with(table, scores=(pa.string(), json.dumps(listed)))
 
 
 def _detections(row: dict) -> list[tuple[Detection, ...]]:

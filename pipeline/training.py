@@ -1,42 +1,21 @@
 """Fits as Ray tasks: one cell on one worker each, in parallel over the cells."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 import torch
 
-from mudi import adapters, models
-from mudi.methods import METHODS
-from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings, retrain
-from pipeline import store
+from mudi import adapters
+from mudi.records import Adapter
 from pipeline.config import Slot
+from pipeline.fit_job import FitJob, run_job
 
 # A fit whose worker dies goes on from its last checkpoint in the run folder.
 RETRIES = 3
 POLL_SECONDS = 0.5
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitJob:
-    """One adapter to make. `kept` is None for a method's own fit, else the ids and prompts of the kept candidates."""
-
-    combination: Combination
-    method: str
-    hyperparameters: dict
-    backbone: str
-    precision: str
-    out_dir: str
-    seed: int
-    steps: int
-    start: Adapter | None = None
-    kept: tuple[tuple[str, str], ...] = ()
-    retraining: RetrainSettings | None = None
-    run_dir: str = ""
 
 
 class _Board:
@@ -50,17 +29,6 @@ class _Board:
 
     def get(self) -> dict[str, int]:
         return dict(self.steps)
-
-
-def run_job(job: FitJob, device: str, report: Callable[[int, float], None] | None = None) -> Adapter:
-    """Make the job's adapter in this process; the folder it leaves is complete or absent."""
-    backbone = models.load(job.backbone, device, getattr(torch, job.precision))
-    if job.start is None:
-        method = METHODS[job.method](**job.hyperparameters)
-        return method.train(backbone, job.combination, Path(job.out_dir), job.seed, report)
-    images = store.read_images(Path(job.run_dir), job.start.round, [candidate_id for candidate_id, _ in job.kept])
-    prompts = [prompt for _, prompt in job.kept]
-    return retrain(backbone, job.combination, job.start, images, prompts, job.retraining, Path(job.out_dir), job.seed, report)
 
 
 @ray.remote(max_retries=RETRIES)

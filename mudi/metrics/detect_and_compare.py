@@ -19,10 +19,8 @@ from scipy.optimize import linear_sum_assignment
 from mudi.dataset import read_image
 from mudi.detect import detect
 from mudi.embed import Embedder, embed, square_crop
-from mudi.models import load_detector, load_embedder
+from mudi.models import EMBEDDERS, load_detector, load_embedder
 from mudi.records import Combination, Detection, Prompt, Score, Subject
-
-EMBEDDERS = {"dreamsim": "miniature", "dinov2": "miniature"}
 
 
 def linear_score(similarity: np.ndarray) -> float:
@@ -33,7 +31,8 @@ def linear_score(similarity: np.ndarray) -> float:
     Algorithm 3, |S00 - S01 - S10 + S11|; the paper defines no score for more subjects. One subject
     scores S00. 0 if M != N.
     """
-    boxes, subjects = _shape(similarity)
+    similarity = _checked(similarity)
+    boxes, subjects = similarity.shape
     if boxes != subjects:
         return 0.0
     own = similarity[linear_sum_assignment(similarity, maximize=True)]
@@ -43,7 +42,8 @@ def linear_score(similarity: np.ndarray) -> float:
 
 def max_score(similarity: np.ndarray) -> float:
     """The sum over the boxes of each one's highest similarity; (M, N), cosine, 0 if M != N (Table 2)."""
-    boxes, subjects = _shape(similarity)
+    similarity = _checked(similarity)
+    boxes, subjects = similarity.shape
     return float(similarity.max(axis=1).sum()) if boxes == subjects else 0.0
 
 
@@ -54,7 +54,8 @@ def gt_score(similarity: np.ndarray, reference_similarity: np.ndarray) -> float:
     in turn takes the remaining box most similar to it (greedy, as in the released demo, hence dependent
     on the order of the subjects). The norm is spectral, the largest singular value. 0 if M != N.
     """
-    boxes, subjects = _shape(similarity)
+    similarity, reference_similarity = _checked(similarity), _checked(reference_similarity)
+    boxes, subjects = similarity.shape
     if reference_similarity.shape != (subjects, subjects):
         raise ValueError(f"reference_similarity is {reference_similarity.shape}; {subjects} subjects need {(subjects, subjects)}")
     if boxes != subjects:
@@ -143,15 +144,18 @@ class DetectAndCompare:
     # Every name this metric can yield, and whether higher is better.
     NAMES = {"count_correct": True} | {f"dnc_{form}_{kind}": True for kind in EMBEDDERS for form in ("linear", "max", "gt")}
 
-    def __init__(self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] = EMBEDDERS, threshold: float = 0.4):
-        """Loads the models once; `embedders` maps a kind, dreamsim or dinov2, to the name of its weights.
+    def __init__(
+        self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] | None = None, threshold: float = 0.4
+    ):
+        """Loads the models once.
 
+        embedders: kind (dreamsim, dinov2) -> name of its weights; both of the miniature if not given.
         threshold: least confidence of a box; the released code uses 0.4 in its evaluation and 0.25 as default.
         """
         self.detector = load_detector(detector, device)
         self.threshold = threshold
-        loaded = [load_embedder(kind, name, device) for kind, name in embedders.items()]
-        self.compare = Compare(loaded, f"owlv2 {self.detector.name} >= {threshold}")
+        loaded = [load_embedder(kind, name, device) for kind, name in (embedders or dict.fromkeys(EMBEDDERS, "miniature")).items()]
+        self.compare = Compare(loaded, f"owlv2 {self.detector.name} > {threshold}")
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its scores. The prompt plays no part: only the subjects count."""
@@ -160,11 +164,12 @@ class DetectAndCompare:
         return self.compare(images, detections, combination)
 
 
-def _shape(similarity: np.ndarray) -> tuple[int, int]:
-    """(boxes M, subjects N) of a matrix that can be scored."""
-    if similarity.ndim != 2 or similarity.shape[1] < 1 or not np.isfinite(similarity).all():
-        raise ValueError(f"similarity is {similarity.tolist()}; give finite cosines, one row a box and one column a subject")
-    return similarity.shape
+def _checked(similarity: np.ndarray) -> np.ndarray:
+    """The matrix in float64, once it is known to be one that can be scored."""
+    matrix = np.asarray(similarity, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] < 1 or not np.isfinite(matrix).all():
+        raise ValueError(f"similarity is {matrix.tolist()}; give finite cosines, one row a box and one column a subject")
+    return matrix
 
 
 def _box_details(boxes: Sequence[Detection], subjects: int) -> dict:

@@ -15,6 +15,7 @@ from transformers import (
 from mudi.miniature.captions import TOKENS
 from mudi.miniature.world import SIZE
 
+DETECTOR_TOKENS = 16
 LATENT_CHANNELS = 8
 TEXT_WIDTHS = (48, 64)
 
@@ -90,7 +91,7 @@ def detector(tokenizer: CLIPTokenizer) -> Owlv2ForObjectDetection:
     """OWLv2 on 48 px with 6-px patches: 64 candidate boxes."""
     text = dict(
         vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=DETECTOR_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     vision = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=6)

@@ -118,3 +118,17 @@ def swap_accessories(a: Identity, b: Identity) -> tuple[Identity, Identity]:
 def swap_bodies(a: Identity, b: Identity) -> tuple[Identity, Identity]:
     """The two chimeras in which the subjects have exchanged their body colours."""
     return replace(a, body=b.body), replace(b, body=a.body)
+
+
+def parse_identity(words: str) -> Identity:
+    """The identity written as "CLASS BODY BELLY [ACCESSORY COLOUR]", such as "dog pink blue scarf yellow"."""
+    parts = words.split()
+    fields = [*parts, "none", None] if len(parts) == 3 else parts
+    names = ("class_noun", "body", "belly", "accessory", "accessory_colour")
+    identity = Identity(**dict(zip(names, fields, strict=True))) if len(fields) == len(names) else None
+    if identity not in all_identities():
+        raise ValueError(
+            f"subject {words!r}: expected CLASS BODY BELLY or CLASS BODY BELLY ACCESSORY COLOUR with class in {', '.join(CLASSES)}, "
+            f"accessory hat or scarf, colours in {', '.join(COLOURS)}, and a worn colour other than the body's"
+        )
+    return identity

@@ -1,0 +1,17 @@
+"""`mudi VERB ...` is `python -m jobs.VERB ...`: the verbs in one program."""
+
+import typer
+
+from jobs import entry
+from jobs.miniature import application as miniature
+from jobs.report import report
+from jobs.selftrain import selftrain
+
+
+def main() -> None:
+    """The `mudi` program."""
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    application.command()(selftrain)
+    application.command()(report)
+    application.add_typer(miniature, name="miniature")
+    entry.execute(application)

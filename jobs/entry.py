@@ -1,0 +1,52 @@
+"""How every verb starts and ends: overrides, one-line errors, exit statuses."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from pipeline.rounds import RunFailedError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# Ray reads these when it is imported. Token authentication is not the default of `ray start`, and the
+# job command line refuses to use a token that exists unless told so: say it explicitly.
+ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def prepare_environment() -> None:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def run(verb: Callable) -> None:
+    """Run one verb as a program and exit with its status."""
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    application.command()(verb)
+    execute(application)
+
+
+def execute(application: typer.Typer) -> None:
+    """0 done, 1 failed, 2 bad input, 130 interrupted; errors are one line on stderr, `--debug` adds the traceback."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    prepare_environment()
+    try:
+        application(args=arguments, standalone_mode=True)
+    except ValueError as error:
+        _report(error, debug)
+        sys.exit(BAD_INPUT)
+    except RunFailedError as error:
+        _report(error, debug)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _report(error: Exception, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)

@@ -1,0 +1,54 @@
+"""`mudi selftrain RUN_FILE`: fit, generate, score, select, refit, on Ray, resumable.
+
+    mudi selftrain jobs/configs/miniature.yaml
+    mudi selftrain jobs/configs/miniature.yaml --set combinations=[my_pair] --set rounds=3
+    ray job submit --working-dir . -- python -m jobs.selftrain jobs/configs/sdxl.yaml
+"""
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs import entry
+from jobs.progress import live_progress
+
+RunFile = Annotated[Path, typer.Argument(help="The run file, such as jobs/configs/miniature.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set cluster.detect.gpus=0.25")]
+
+
+def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Fit an adapter, then for each round draw, score and select candidates and refit on them."""
+    from pipeline import report, rounds, summary, sweep, training
+    from pipeline.cluster import connected
+    from pipeline.config import load_run
+    from pipeline.memory import peak_memory
+    from pipeline.run_folder import folder_sha256, open_run, sole_driver
+
+    began = time.perf_counter()
+    config = load_run(run_file, overrides or ())
+    if config.cluster.address is None and os.environ.get("RAY_ADDRESS"):
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
+    rounds.hyperparameters_of(config)
+    combinations = rounds.load_combinations(config)
+    inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}
+    with connected(config.cluster), ExitStack() as stack:
+        run_dir = open_run(config, inputs)
+        stack.enter_context(sole_driver(run_dir))
+        peak = stack.enter_context(peak_memory())
+        progress = stack.enter_context(live_progress())
+        rounds.selftrain(config, combinations, run_dir, rounds.Workers(sweep.sweep, training.fit_all), progress)
+    page = report.write_report(run_dir)
+    summary.print_summary(run_dir, config.score.select_by)
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB (driver, Ray and its workers)")
+    for name in ("candidates", "scores", "images", "selections"):
+        print(f"{name:<11} {run_dir / name}")
+    print(f"report      {page}")
+
+
+if __name__ == "__main__":
+    entry.run(selftrain)

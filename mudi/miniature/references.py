@@ -1,0 +1,45 @@
+"""Combinations of rendered subjects as dataset folders: what a user's photos are to SDXL."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mudi.miniature.captions import IDENTIFIERS, PLACES
+from mudi.miniature.render import single_scene
+from mudi.miniature.world import BACKGROUNDS, Identity
+
+PHOTOS = 5
+
+
+def class_noun(identity: Identity) -> str:
+    """The descriptive class, colour and kind, as "corgi" describes a dog: "red dog"."""
+    return f"{identity.body} {identity.class_noun}"
+
+
+def write_combination(folder: Path, identities: list[Identity], seed: int) -> None:
+    """A folder in the published format: five pictures a subject with masks, captions and detector queries.
+
+    Captions name identifier, descriptive class and place only; what the subject wears is for the fit to
+    learn. Raises ValueError if the folder exists.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder}: exists already; give a new folder")
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    keys = "abcdefgh"[: len(identities)]
+    header = {
+        "id": {k: f"{word} {class_noun(i)}" for k, word, i in zip(keys, IDENTIFIERS, identities, strict=False)},
+        "query": {k: i.class_noun for k, i in zip(keys, identities, strict=True)},
+    }
+    lines = [json.dumps(header)]
+    for key, identity in zip(keys, identities, strict=True):
+        for n, place in enumerate(rng.permutation(BACKGROUNDS)[:PHOTOS]):
+            scene = single_scene(rng, identity, str(place))
+            name, mask = f"{key}{n:02}.png", f"mask_{key}{n:02}.png"
+            Image.fromarray(scene.image).save(folder / name)
+            Image.fromarray(scene.masks[0].astype(np.uint8) * 255).save(folder / mask)
+            text = f"A photo of a {header['id'][key]} {PLACES[str(place)]}."
+            lines.append(json.dumps({"id": key, "file_name": name, "mask_path": mask, "text": text}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,113 @@
+"""Training the whole miniature from one seed: render, fit every part, whiten, store. Resumable at every stage."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from safetensors.torch import load_file
+from torch import nn
+from transformers import BitImageProcessor, CLIPTokenizer, Owlv2ImageProcessor, Owlv2Processor
+
+from mudi.dreamsim_trunks import around_dino, save_dreamsim
+from mudi.miniature import architectures
+from mudi.miniature.captions import build_tokenizer
+from mudi.miniature.corpus import stored_corpus
+from mudi.miniature.optimise import in_parallel
+from mudi.miniature.train_detector import train_detector
+from mudi.miniature.train_diffusion import TRAINING_SCENES, Conditioned, encode_corpus, pixels, train_unet, train_vae, whiten
+from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
+from mudi.miniature.train_sam import train_sam
+from mudi.miniature.world import SIZE
+from mudi.segment import save_segmenter
+
+STORED = torch.float16
+WHITENED_ON = 4000
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Stage -> (function, optimiser steps, pictures a step and process). Two processes: see the model card for hours.
+STAGES = {
+    "vae": (train_vae, 4000, 16),
+    "unet": (train_unet, 10_000, 24),
+    "detector": (train_detector, 6000, 32),
+    "dinov2": (train_dinov2, 3000, 64),
+    "dreamsim": (train_dreamsim, 3000, 64),
+    "sam": (train_sam, 2000, 32),
+}
+
+
+def restore(work: Path, stage: str, module: nn.Module) -> nn.Module:
+    """`module` with the averaged weights that `stage` left in `work`, frozen and in evaluation mode."""
+    stored = load_file(work / f"{stage}.safetensors")
+    averaged = {key.removeprefix("ema."): value for key, value in stored.items() if key.startswith("ema.")}
+    module.load_state_dict({**module.state_dict(), **averaged})
+    return module.eval().requires_grad_(False)
+
+
+def train(work: Path, weights: Path, seed: int, workers: int) -> None:
+    """Every stage in turn, then `export`. Files in `work` let a stopped training go on; `weights` is replaced."""
+    work.mkdir(parents=True, exist_ok=True)
+    corpus = stored_corpus(work, TRAINING_SCENES, seed, workers=workers)
+    for stage, (function, steps, batch) in STAGES.items():
+        if stage == "unet":
+            encode_corpus(work, whitened_vae(work, corpus), corpus)
+        in_parallel(function, workers, work, steps, batch, seed)
+    export(work, weights, seed)
+
+
+def whitened_vae(work: Path, corpus) -> AutoencoderKL:
+    """The trained autoencoder with unit-variance latents, measured on the first scenes of the corpus."""
+    vae = restore(work, "vae", architectures.vae())
+    return whiten(vae, pixels(corpus.images[:WHITENED_ON]))
+
+
+def export(work: Path, weights: Path, seed: int) -> None:
+    """Store all parts as float16 safetensors in the layout that `mudi.models` reads."""
+    corpus = stored_corpus(work, TRAINING_SCENES, seed)
+    fresh = weights.with_name(weights.name + ".part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    _export_pipeline(work, fresh, corpus)
+    _export_judges(work, fresh)
+    if (weights / "README.md").exists():
+        shutil.copy(weights / "README.md", fresh / "README.md")
+    shutil.rmtree(weights, ignore_errors=True)
+    fresh.rename(weights)
+
+
+def _export_pipeline(work: Path, folder: Path, corpus) -> None:
+    conditioned = restore(work, "unet", Conditioned())
+    tokenizer = build_tokenizer()
+    StableDiffusionXLPipeline(
+        vae=whitened_vae(work, corpus).to(STORED),
+        text_encoder=conditioned.text_encoder.to(STORED),
+        text_encoder_2=conditioned.text_encoder_2.to(STORED),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=conditioned.unet.to(STORED),
+        scheduler=architectures.scheduler(),
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "_name_or_path"}, indent=1))
+
+
+def _export_judges(work: Path, folder: Path) -> None:
+    tokenizer = build_tokenizer()
+    restore(work, "detector", architectures.detector(tokenizer)).to(STORED).save_pretrained(folder / "detector")
+    short = CLIPTokenizer(vocab=tokenizer.get_vocab(), merges=_merges(tokenizer), model_max_length=architectures.DETECTOR_TOKENS)
+    size = {"height": SIZE, "width": SIZE}
+    Owlv2Processor(Owlv2ImageProcessor(size=size), short).save_pretrained(folder / "detector")
+    restore(work, "dinov2", architectures.dinov2()).to(STORED).save_pretrained(folder / "dinov2")
+    BitImageProcessor(
+        size=size, resample=3, do_center_crop=False, do_convert_rgb=True, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+    ).save_pretrained(folder / "dinov2")
+    save_dreamsim(folder / "dreamsim", around_dino(restore(work, "dreamsim", architectures.dreamsim_trunk()), "miniature"), STORED)
+    save_segmenter(folder / "sam", restore(work, "sam", architectures.sam()), STORED)
+
+
+def _merges(tokenizer: CLIPTokenizer) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
+
+

@@ -1,0 +1,60 @@
+"""What a run writes down as it goes: whole files, an event log, and markers of completed phases."""
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def publish(run_dir: Path, relative: str, data: bytes) -> Path:
+    """Writes a file of the run so that readers see the old content or the new, never a part.
+
+    The bytes go to `_staging`, reach the disk, and are renamed into place; the rename is made durable too.
+    """
+    staged = run_dir / "_staging" / uuid.uuid4().hex
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    with staged.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    target = run_dir / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return target
+
+
+def append_event(run_dir: Path, **fields: Any) -> None:
+    """Adds one line of JSON to events.jsonl, with the time (UTC) first."""
+    line = json.dumps({"time": now(), **fields}) + "\n"
+    with (run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def write_marker(run_dir: Path, round: int, phase: str, payload: Mapping[str, Any]) -> None:
+    """Records that a phase of a round is complete, with what the next phase needs to know of it."""
+    publish(run_dir, _marker(round, phase), json.dumps(dict(payload), sort_keys=True).encode())
+
+
+def read_marker(run_dir: Path, round: int, phase: str) -> dict[str, Any] | None:
+    """The payload of a completed phase, or None if it has not been completed."""
+    path = run_dir / _marker(round, phase)
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _marker(round: int, phase: str) -> str:
+    assert re.fullmatch(r"[a-z_]+", phase), phase
+    return f"_state/round={round}/{phase}.json"

@@ -1,0 +1,215 @@
+"""Self-training: FIT once, then per round PLAN -> SWEEP -> SELECT -> FIT -> PUBLISH, resumable at every arrow.
+
+The one backward arrow of the project is in `selftrain`: the adapters that a round's selected candidates
+train are what the next round draws with. Every phase looks at what lies in the run folder and does only
+what is missing, so a killed run is continued by starting it again.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mudi.dataset import check_images, load_combination
+from mudi.methods import METHODS
+from mudi.records import Adapter, Combination
+from mudi.retrain import RetrainSettings
+from mudi.sampling import Sampling
+from mudi.selection import select_top
+from pipeline import plan, run_folder, store
+from pipeline.config import RunConfig
+from pipeline.fit_job import FitJob
+from pipeline.stages import StageSettings
+
+Progress = Callable[[str, int, int], None]
+Kept = dict[str, tuple[tuple[str, str], ...]]
+
+
+class RunFailedError(RuntimeError):
+    """The run cannot go on although its input was good; says what is stored and what to do."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The two functions that do the heavy work. On Ray: `sweep.sweep` and `training.fit_all`.
+
+    They are passed in, so that this file knows no Ray and the plain loop of the benchmark is the same
+    state machine with other workers.
+    """
+
+    sweep: Callable
+    fit_all: Callable
+
+
+def load_combinations(config: RunConfig) -> list[Combination]:
+    """Every combination of the run with its prompts filled in and its pictures opened once."""
+    combinations = []
+    for folder in config.combinations:
+        combination = load_combination(folder, config.queries.get(folder.name))
+        check_images(combination)
+        combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
+    return combinations
+
+
+def sampling_of(config: RunConfig) -> Sampling:
+    return Sampling(**config.sampling.model_dump(exclude={"batch"}))
+
+
+def hyperparameters_of(config: RunConfig) -> dict:
+    """What the method's dataclass is built from; ValueError for a name or key that it does not have."""
+    if config.method.name not in METHODS:
+        raise ValueError(f"method.name = {config.method.name!r}: allowed are {', '.join(METHODS)}")
+    method = METHODS[config.method.name]
+    known = {field.name for field in dataclasses.fields(method)}
+    settable = sorted(known - {"sampling", "detector", "segmenter"})
+    for key in config.method.hyperparameters:
+        if key not in settable:
+            close = difflib.get_close_matches(key, settable, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
+            raise ValueError(f"method.{key}: {config.method.name} has no such hyperparameter; {hint}")
+    judges = {"detector": config.models.detector, "segmenter": config.models.segmenter}
+    values = {**config.method.hyperparameters, "sampling": sampling_of(config), **{k: v for k, v in judges.items() if k in known}}
+    method(**values)
+    return values
+
+
+def fit_seed(run_seed: int, combination: str, round: int) -> int:
+    """The seed of the fit that makes the adapter of `round`."""
+    name = json.dumps([run_seed, combination, "fit", round])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def adapter_folder(run_dir: Path, combination: str, round: int) -> Path:
+    return run_dir / "adapters" / combination / f"round={round}"
+
+
+def _first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> list[FitJob]:
+    values = hyperparameters_of(config)
+    return [
+        FitJob(
+            combination=combination, method=config.method.name, hyperparameters=values, backbone=config.models.backbone,
+            precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
+            seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).steps,
+        )
+        for combination in combinations
+    ]  # fmt: skip
+
+
+def _refits(config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int) -> list[FitJob]:
+    retraining = RetrainSettings(**config.retrain.model_dump())
+    return [
+        FitJob(
+            combination=combination, method=config.method.name, hyperparameters={}, backbone=config.models.backbone,
+            precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
+            seed=fit_seed(config.seed, combination.key, round + 1), steps=retraining.steps, start=adapter,
+            kept=kept[combination.key], round=round, retraining=retraining, run_dir=str(run_dir),
+        )
+        for combination, adapter in zip(combinations, adapters, strict=True)
+        if kept[combination.key]
+    ]  # fmt: skip
+
+
+def _plan(config: RunConfig, combinations: list[Combination], adapters: list[Adapter], round: int) -> list[plan.Chunk]:
+    chunks = []
+    for combination, adapter in zip(combinations, adapters, strict=True):
+        chunks += plan.plan_round(
+            run=config.name, run_seed=config.seed, method=config.method.name, combination=combination, adapter=adapter, round=round,
+            candidates=config.candidates, watched_images=config.watched_images, batch=config.sampling.batch,
+        )  # fmt: skip
+    return chunks
+
+
+def _sweep(config: RunConfig, run_dir: Path, combinations: list[Combination], chunks: list[plan.Chunk], workers: Workers, progress: Progress) -> None:
+    """Draw and score what is not stored, then count what is: that the execution finished proves nothing."""
+    round = chunks[0].round
+    planned = [key.candidate_id for chunk in chunks for key in chunk.keys]
+    stored = store.stored_ids(run_dir, round)
+    todo = plan.remaining(chunks, stored)
+    done = len(planned) - sum(len(chunk.keys) for chunk in todo)
+    label = f"round {round} sweep"
+    progress(label, done, len(planned))
+    if todo:
+        settings = StageSettings(
+            run_dir=str(run_dir), models=_model_names(config), method=config.method.name, sampling=sampling_of(config),
+            threshold=config.score.threshold, precision=config.precision, combinations={c.key: c for c in combinations},
+        )  # fmt: skip
+
+        def received(chunk_id: str, candidates: int, seconds: float) -> None:
+            nonlocal done
+            done += candidates
+            run_folder.append_event(run_dir, event="chunk", round=round, chunk=chunk_id, candidates=candidates, seconds=seconds)
+            progress(label, done, len(planned))
+
+        workers.sweep(todo, settings, config.cluster, received)
+    missing = len(set(planned) - set(store.stored_ids(run_dir, round)))
+    if missing > config.cluster.max_failed_share * len(planned):
+        raise RunFailedError(
+            f"round {round}: {missing} of {len(planned)} candidates are missing, more than cluster.max_failed_share "
+            f"{config.cluster.max_failed_share:g} allows; what is stored stays, start the same command again to draw the rest"
+        )
+    if missing:
+        run_folder.append_event(run_dir, event="missing", round=round, candidates=missing)
+
+
+def _model_names(config: RunConfig) -> dict:
+    return {"backbone": config.models.backbone, "detector": config.models.detector, "embedders": config.models.embedders.chosen}
+
+
+def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], round: int) -> Kept:
+    """Rank the round's candidates by `score.select_by`, store the kept ones, and return them with their prompts."""
+    scores = store.read(run_dir, "scores", round, ["candidate_id", "metric", "value"]).to_pylist()
+    values = {s["candidate_id"]: s["value"] for s in scores if s["metric"] == config.score.select_by}
+    candidates = store.read(run_dir, "candidates", round, ["candidate_id", "combination", "prompt_id", "prompt"]).to_pylist()
+    kept: Kept = {}
+    ranked = []
+    for combination in combinations:
+        mine = [c for c in candidates if c["combination"] == combination.key and not c["prompt_id"].startswith(plan.WATCHED)]
+        prompts = {c["candidate_id"]: c["prompt"] for c in mine}
+        chosen = select_top(list(prompts), [values.get(c) for c in prompts], config.keep)
+        kept[combination.key] = tuple((candidate_id, prompts[candidate_id]) for candidate_id in chosen)
+        ranked += [(candidate_id, rank, values[candidate_id]) for rank, candidate_id in enumerate(chosen, start=1)]
+    store.write_selection(run_dir, round, ranked)
+    return kept
+
+
+def _fit(label: str, jobs: list[FitJob], config: RunConfig, workers: Workers, progress: Progress) -> list[Adapter]:
+    def report(combination: str, step: int, steps: int) -> None:
+        progress(f"{label} {combination}", step, steps)
+
+    return workers.fit_all(jobs, config.cluster.fit, report)
+
+
+def selftrain(config: RunConfig, combinations: list[Combination], run_dir: Path, workers: Workers, progress: Progress) -> None:
+    """Run all rounds of `config` into the opened `run_dir`.
+
+    Round r draws and scores with the adapter of round r; its kept candidates train the adapter of round
+    r + 1. The last round is drawn, scored and ranked but trains nothing, so that every refit is judged on
+    candidates with fresh seeds. A combination of which no candidate scored above zero keeps its adapter for
+    the next round; the table shows that it kept none. Raises RunFailedError where too much is missing.
+    """
+    began = time.perf_counter()
+    adapters = _fit("fit", _first_fits(config, run_dir, combinations), config, workers, progress)
+    fit_seconds = time.perf_counter() - began
+    for round in range(config.rounds + 1):
+        began = time.perf_counter()
+        _sweep(config, run_dir, combinations, _plan(config, combinations, adapters, round), workers, progress)
+        sweep_seconds = time.perf_counter() - began
+        kept = _select(config, run_dir, combinations, round)
+        seconds = {"fit": fit_seconds, "sweep": sweep_seconds}
+        if run_folder.read_marker(run_dir, round, "publish") is None:
+            payload = {"adapters": {a.combination: a.sha256 for a in adapters}, "kept": sum(map(len, kept.values())), "seconds": seconds}
+            run_folder.write_marker(run_dir, round, "publish", payload)
+            run_folder.append_event(run_dir, event="published", round=round, **payload)
+        if round == config.rounds:
+            return
+        for key in [key for key, chosen in kept.items() if not chosen]:
+            run_folder.append_event(run_dir, event="nothing kept", round=round, combination=key)
+        began = time.perf_counter()
+        jobs = _refits(config, run_dir, combinations, adapters, kept, round)
+        refitted = {a.combination: a for a in _fit(f"round {round} refit", jobs, config, workers, progress)}
+        adapters = [refitted.get(adapter.combination, adapter) for adapter in adapters]
+        fit_seconds = time.perf_counter() - began

@@ -1,0 +1,117 @@
+"""The folder of a run: made once, recognised when the run is continued, held by one process at a time."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline import store
+from pipeline.config import RunConfig, config_hash, deciding
+from pipeline.journal import now, publish
+
+PACKAGES = ("mudi", "torch", "diffusers", "transformers", "peft", "safetensors", "ray", "numpy", "pyarrow", "pillow")
+
+
+def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None) -> Path:
+    """The folder of the run, made at the first call and recognised at every later one.
+
+    `inputs` names what else decides results, such as {"combination toys": folder_sha256(...)}. Raises
+    ValueError, writing nothing, if the folder holds a run that was asked something else.
+    """
+    run_dir = _run_dir(config)
+    if not (run_dir / "run.json").exists():
+        return create_run(config, inputs)
+    stored = read_run(run_dir)
+    if stored["config_sha256"] == config_hash(config) and stored["inputs"] == dict(inputs or {}):
+        return run_dir
+    old = _flat({**deciding(stored["config"]), "inputs": stored["inputs"]})
+    new = _flat({**deciding(config.model_dump(mode="json")), "inputs": dict(inputs or {})})
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    changes = "; ".join(f"{key} was {json.dumps(old.get(key))[:60]}, is {json.dumps(new.get(key))[:60]}" for key in keys[:3])
+    rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    raise ValueError(f"{run_dir}: holds a run with other settings ({changes}{rest}); pick another `name`, or undo the change")
+
+
+def create_run(config: RunConfig, inputs: Mapping[str, str] | None = None) -> Path:
+    """Makes the folder of a new run: empty tables, then run.json with resolved config, its hash, inputs, versions, seed."""
+    run_dir = _run_dir(config)
+    if (run_dir / "run.json").exists():
+        raise ValueError(f"{run_dir}: holds a run already; open it or pick another `name`")
+    facts = {
+        "name": config.name,
+        "created": now(),
+        "config": config.model_dump(mode="json"),
+        "config_sha256": config_hash(config),
+        "inputs": dict(inputs or {}),
+        "seed": config.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    store.create_tables(run_dir)
+    publish(run_dir, "run.json", json.dumps(facts, indent=2).encode() + b"\n")
+    return run_dir
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """What run.json says. Raises ValueError if the folder holds no run."""
+    path = Path(run_dir) / "run.json"
+    if not path.is_file():
+        raise ValueError(f"{run_dir}: no run here (run.json is missing); give the folder that a run made")
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise ValueError(f"{path}: not readable as JSON; restore it or start a run of another `name`") from None
+
+
+def folder_sha256(folder: Path) -> str:
+    """The sha256 of the names and bytes of all files below a folder, to notice edited photos."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(json.dumps([path.relative_to(folder).as_posix(), content]).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def sole_driver(run_dir: Path) -> Iterator[None]:
+    """Holds the run for this process. Raises ValueError if another process holds it.
+
+    The operating system ends the lock with its process, however that dies. On a file system without such
+    locks this fails rather than leave a lock behind.
+    """
+    lock = FileLock(run_dir / "_lock", timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{run_dir}: another process works on this run; wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_dir(config: RunConfig) -> Path:
+    if "://" in config.runs:
+        raise ValueError(f"runs: {config.runs!r} is an address; only local (or mounted) folders are supported, give a path")
+    return Path(config.runs) / config.name
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {key: value for name, inner in values.items() for key, value in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
