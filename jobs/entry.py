@@ -7,13 +7,22 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.rounds import RunFailedError
+from pipeline.failure import RunFailedError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # Ray reads these when it is imported. Token authentication is not the default of `ray start`, and the
 # job command line refuses to use a token that exists unless told so: say it explicitly.
-ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# The rest keeps Ray's own logs out of the user's terminal; they stay in its log folder.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 def prepare_environment() -> None:

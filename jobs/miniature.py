@@ -13,7 +13,9 @@ application = typer.Typer(help="The rendered world and its tiny models.", no_arg
 
 @application.command()
 def train(
-    work: Annotated[Path, typer.Option(help="Folder for scenes, latents and checkpoints, about 2 GB; training goes on from what is there.")],
+    work: Annotated[
+        Path, typer.Option(help="Folder for scenes, latents and checkpoints, about 2 GB; training goes on from what is there.")
+    ],
     weights: Annotated[Path, typer.Option(help="Where the finished weights go.")] = MINIATURE,
     seed: Annotated[int, typer.Option(help="Decides scenes, first weights and batches.")] = 0,
     processes: Annotated[int, typer.Option(help="Training processes of one thread each.")] = 2,
@@ -39,7 +41,9 @@ def check(weights: Annotated[Path, typer.Option(help="The folder to judge.")] = 
 @application.command()
 def dataset(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    subjects: Annotated[list[str], typer.Argument(help='Two or more, each "CLASS BODY BELLY [ACCESSORY COLOUR]": "dog pink blue scarf yellow".')],
+    subjects: Annotated[
+        list[str], typer.Argument(help='Two or more, each "CLASS BODY BELLY [ACCESSORY COLOUR]": "dog pink blue scarf yellow".')
+    ],
     seed: Annotated[int, typer.Option(help="Decides poses and backgrounds.")] = 0,
 ) -> None:
     """Render a combination folder: five pictures a subject, masks, captions."""

@@ -1,8 +1,8 @@
 """`mudi selftrain RUN_FILE`: fit, generate, score, select, refit, on Ray, resumable.
 
-    mudi selftrain jobs/configs/miniature.yaml
-    mudi selftrain jobs/configs/miniature.yaml --set combinations=[my_pair] --set rounds=3
-    ray job submit --working-dir . -- python -m jobs.selftrain jobs/configs/sdxl.yaml
+mudi selftrain jobs/configs/miniature.yaml
+mudi selftrain jobs/configs/miniature.yaml --set combinations=[my_pair] --set rounds=3
+ray job submit --working-dir . -- python -m jobs.selftrain jobs/configs/sdxl.yaml
 """
 
 import os
@@ -32,17 +32,19 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     config = load_run(run_file, overrides or ())
     if config.cluster.address is None and os.environ.get("RAY_ADDRESS"):
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
+    rounds.check_models(config)
     rounds.hyperparameters_of(config)
     combinations = rounds.load_combinations(config)
     inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}
     with connected(config.cluster), ExitStack() as stack:
-        run_dir = open_run(config, inputs)
+        run_dir = open_run(config, inputs, subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         progress = stack.enter_context(live_progress())
         rounds.selftrain(config, combinations, run_dir, rounds.Workers(sweep.sweep, training.fit_all), progress)
     page = report.write_report(run_dir)
     summary.print_summary(run_dir, config.score.select_by)
+    summary.print_stages(run_dir)
     seconds = time.perf_counter() - began
     print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB (driver, Ray and its workers)")
     for name in ("candidates", "scores", "images", "selections"):

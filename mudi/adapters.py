@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mudi.records import Adapter
 
+# peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
 WEIGHTS, MANIFEST = "pytorch_lora_weights.safetensors", "manifest.json"
 TRAINED, REFERENCE = "default", "reference"
 
@@ -34,6 +33,8 @@ def attach(unet: nn.Module, settings: LoraSettings, seed: int, name: str = TRAIN
 
     The matrices stay in float32 whatever the UNet's dtype, so that small updates are not lost.
     """
+    from peft import LoraConfig
+
     if name in getattr(unet, "peft_config", {}):
         unet.delete_adapters(name)
     config = LoraConfig(
@@ -53,6 +54,8 @@ def activate(unet: nn.Module, name: str | None) -> None:
     peft's `set_adapter` makes the active adapter's matrices require gradients and the others not. The
     base model's own weights never do.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for module in unet.modules():
         if isinstance(module, BaseTunerLayer):
             module.enable_adapters(name is not None)
@@ -84,6 +87,8 @@ def save(
     The weights file is what `StableDiffusionXLPipeline.load_lora_weights` reads; the manifest beside it
     says what it is, with the sha256 of the weights and `details` (hyperparameters, seed, base model).
     """
+    from peft import get_peft_model_state_dict
+
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -126,6 +131,8 @@ def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings
 
     Raises ValueError if the weights are cut, altered, not finite, or do not fit this UNet exactly.
     """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
     weights = adapter.path / WEIGHTS
     lora = _manifest(adapter.path)["lora"]
     settings = LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"]))
@@ -136,10 +143,12 @@ def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings
     except SafetensorError as error:
         raise ValueError(f"{weights}: not a complete safetensors file ({error}); restore the file or fit again") from error
     attach(unet, settings, seed=0, name=name)
-    present = {key for key in get_peft_model_state_dict(unet, adapter_name=name)}
+    present = set(get_peft_model_state_dict(unet, adapter_name=name))
     state = {key.removeprefix("unet."): value for key, value in tensors.items()}
     if unmatched := sorted(present ^ set(state)):
-        raise ValueError(f"{weights}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; was it fitted on another model?")
+        raise ValueError(
+            f"{weights}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; was it fitted on another model?"
+        )
     if not all(value.isfinite().all() for value in state.values()):
         raise ValueError(f"{weights}: holds values that are not finite; fit again with a lower learning rate")
     set_peft_model_state_dict(unet, state, adapter_name=name)

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
 from mudi.records import Box, Detection
+
+if TYPE_CHECKING:
+    from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +18,8 @@ class Detector:
     """A loaded OWLv2 and the processor saved with it."""
 
     name: str
-    model: Owlv2ForObjectDetection
-    processor: Owlv2Processor
+    model: "Owlv2ForObjectDetection"
+    processor: "Owlv2Processor"
 
 
 def detect(

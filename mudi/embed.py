@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from transformers import BaseImageProcessor
 
 from mudi.records import Box
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 WHITE = 255
 
@@ -66,7 +69,7 @@ def resized(image: np.ndarray, side: int) -> torch.Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
 
 
-def bit_pixels(processor: BaseImageProcessor, image: np.ndarray) -> torch.Tensor:
+def bit_pixels(processor: "BaseImageProcessor", image: np.ndarray) -> torch.Tensor:
     """Float (3, s, s) by the stock processor saved with a DINOv2: shorter side resized, centre cropped, normalised."""
     return processor(images=image, input_data_format="channels_last", return_tensors="pt").pixel_values[0]
 

@@ -55,7 +55,6 @@ class FitSettings:
     checkpoint_every: int = 200
 
 
-
 Predict = Callable[[str | None], torch.Tensor]
 Examples = Callable[[int, np.random.Generator], list[Example]]
 Loss = Callable[[Noised, Predict], torch.Tensor]

@@ -11,30 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from operator import call
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from segment_anything import SamPredictor
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    Dinov2Model,
-    Owlv2ForObjectDetection,
-    Owlv2Processor,
-)
 
-from mudi import random_sdxl
-from mudi.clip_vocabulary import clip_tokenizer
 from mudi.detect import Detector
-from mudi.dreamsim_trunks import read_dreamsim
 from mudi.embed import Embedder, bit_pixels, mean_of_tokens, resized
-from mudi.segment import read_sam
 from mudi.weights_folder import PICKLES, check_safetensors
+
+# The libraries of the models are imported where a model is built: together they take 13 s of CPU time, of
+# which a detector needs 5 and a driver, which builds none, nothing.
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from segment_anything import SamPredictor
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 MINIATURE = Path(__file__).parent / "miniature" / "weights"
 RANDOM_SDXL = re.compile(r"random-sdxl(?::(\d+))?")
@@ -47,18 +38,17 @@ HUB_FILES = [
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """SDXL or a model of its plan. `resolution` is the side in pixels it was made for; `dtype` is that of all parts
-    but the autoencoder, which stays float32 where float16 would overflow it (its `force_upcast`)."""
+    """SDXL or a model of its plan. `dtype` is that of all parts but the autoencoder, which stays float32 where float16
+    would overflow it (its `force_upcast`)."""
 
     name: str
-    tokenizer: CLIPTokenizer
-    tokenizer_2: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    text_encoder_2: CLIPTextModelWithProjection
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    scheduler: EulerDiscreteScheduler
-    resolution: int
+    tokenizer: "CLIPTokenizer"
+    tokenizer_2: "CLIPTokenizer"
+    text_encoder: "CLIPTextModel"
+    text_encoder_2: "CLIPTextModelWithProjection"
+    vae: "AutoencoderKL"
+    unet: "UNet2DConditionModel"
+    scheduler: "EulerDiscreteScheduler"
     device: torch.device
     dtype: torch.dtype
 
@@ -66,6 +56,11 @@ class Backbone:
     def latent_factor(self) -> int:
         """Pixels per latent along a side: 8 for SDXL."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def resolution(self) -> int:
+        """The side in pixels that the model was made for: 1024 for SDXL."""
+        return self.unet.config.sample_size * self.latent_factor
 
 
 def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
@@ -75,15 +70,16 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = tor
     parts = _random_parts(int(matched[1] or 0), device, dtype) if matched else _stored_parts(find_folder(name), dtype)
     for key in ("text_encoder", "text_encoder_2", "vae", "unet"):
         parts[key] = _ready(parts[key], device, name)
-    resolution = parts["unet"].config.sample_size * 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-    return Backbone(name=name, **parts, resolution=resolution, device=device, dtype=dtype)
+    return Backbone(name=name, **parts, device=device, dtype=dtype)
 
 
 def load_detector(name: str, device: str | torch.device = "cpu") -> Detector:
     """OWLv2 in float32; "miniature", a folder or a hub id."""
+    from transformers import Owlv2ForObjectDetection, Owlv2Processor
+
     folder = find_folder(name, "detector")
     model = _pretrained(Owlv2ForObjectDetection, folder, torch.float32)
-    # The backend is named because the image processors of the two differ by more than rounding.
+    # Named, so that no pixel depends on what else is installed; on noise the other backend's pixels differ by 2e-4.
     processor = Owlv2Processor.from_pretrained(folder, backend="torchvision", local_files_only=True)
     return Detector(name=name, model=_ready(model, device, name), processor=processor)
 
@@ -95,18 +91,26 @@ def load_embedder(kind: str, name: str, device: str | torch.device = "cpu") -> E
     return EMBEDDERS[kind](name, find_folder(name, kind), device)
 
 
-def load_segmenter(name: str, device: str | torch.device = "cpu") -> SamPredictor:
+def load_segmenter(name: str, device: str | torch.device = "cpu") -> "SamPredictor":
     """Segment-anything in float32; "miniature", a folder or a hub id."""
+    from segment_anything import SamPredictor
+
+    from mudi.sam_folder import read_sam
+
     return SamPredictor(_ready(read_sam(find_folder(name, "sam")), device, name))
 
 
 def _dreamsim(name: str, folder: Path, device: str | torch.device) -> Embedder:
+    from mudi.dreamsim_trunks import read_dreamsim
+
     model = _ready(read_dreamsim(folder), device, name)
     preprocess = partial(resized, side=model.config.image_size)
     return Embedder(name=name, kind="dreamsim", model=model, preprocess=preprocess, features=call, width=model.width)
 
 
 def _dinov2(name: str, folder: Path, device: str | torch.device) -> Embedder:
+    from transformers import AutoImageProcessor, Dinov2Model
+
     model = _ready(_pretrained(Dinov2Model, folder, torch.float32), device, name)
     # Pillow resizes as the processor did when the metric was published.
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
@@ -119,6 +123,12 @@ def _dinov2(name: str, folder: Path, device: str | torch.device) -> Embedder:
 EMBEDDERS = {"dreamsim": _dreamsim, "dinov2": _dinov2}
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is fetched from the hub: an id with a revision that is no local folder."""
+    matched = HUB.fullmatch(name)
+    return bool(matched and matched["revision"]) and not Path(name).expanduser().is_dir()
+
+
 def find_folder(name: str, miniature_part: str = "") -> Path:
     """The local folder that a name stands for; hub ids are fetched. ValueError says what names are allowed.
 
@@ -126,7 +136,7 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
     """
     if name == "miniature":
         if not MINIATURE.is_dir():
-            raise ValueError(f"the miniature's weights are missing from {MINIATURE}; reinstall the package or train them with `mudi miniature`")
+            raise ValueError(f"the miniature's weights are missing from {MINIATURE}; reinstall the package or run `mudi miniature`")
         return MINIATURE / miniature_part
     path = Path(name).expanduser()
     if name and path.is_dir():
@@ -143,6 +153,9 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
             f"model {name!r} is no existing folder, and as a hub id it has no revision, so its weights could change; "
             f"write '{name}@REVISION' with the commit from the model's page"
         )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
     try:
         return Path(snapshot_download(hub["repo"], revision=hub["revision"], allow_patterns=HUB_FILES))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -151,6 +164,9 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
 
 def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
     """The parts of a backbone from a folder in the diffusers layout."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} has no model_index.json; a backbone is a folder as diffusers saves a StableDiffusionXLPipeline")
     check_safetensors(folder / "vae")
@@ -168,6 +184,9 @@ def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
 
 def _random_parts(seed: int, device: torch.device, dtype: torch.dtype) -> dict:
     """The parts of a full-size SDXL with random weights and its true tokenizers."""
+    from mudi import random_sdxl
+    from mudi.clip_vocabulary import clip_tokenizer
+
     generator = torch.Generator(device).manual_seed(seed)
     text_encoder, text_encoder_2 = random_sdxl.empty_text_encoders()
     return {
@@ -189,7 +208,7 @@ def _pretrained(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Modul
     """A diffusers or transformers model with every weight from the folder. Both libraries only warn of missing
     weights and draw them at random; here that is an error."""
     check_safetensors(folder)
-    key = "torch_dtype" if issubclass(model_class, UNet2DConditionModel | AutoencoderKL) else "dtype"
+    key = "torch_dtype" if model_class.__module__.startswith("diffusers.") else "dtype"
     model, info = model_class.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **{key: dtype}
     )  # fmt: skip

@@ -7,9 +7,9 @@ from PIL import Image
 
 from mudi import adapters, models
 from mudi.augment import Segment
+from mudi.conditioning import encode_negative, encode_prompts
 from mudi.detect import detect
 from mudi.diffusion import decode, denoise, generators, is_valid, standard_noise
-from mudi.conditioning import encode_negative, encode_prompts
 from mudi.examples import Picture
 from mudi.models import Backbone
 from mudi.records import Combination, Subject

@@ -75,8 +75,6 @@ def retrain(
     work = out_dir.with_name(out_dir.name + ".work")
     tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work, seed=seed, report=report)
     details = {"seed": seed, "backbone": backbone.name, "final_loss": tail, "start": start.sha256, "retrain": asdict(settings)}
-    adapter = adapters.save(
-        backbone.unet, out_dir, lora, method=start.method, combination=combination.key, round=round, details=details
-    )
+    adapter = adapters.save(backbone.unet, out_dir, lora, method=start.method, combination=combination.key, round=round, details=details)
     adapters.detach_all(backbone.unet)
     return adapter

@@ -45,4 +45,6 @@ def run_job(job: FitJob, device: str, report: Callable[[int, float], None] | Non
     stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _ in job.kept})
     images = [np.asarray(Image.open(io.BytesIO(stored[candidate_id]))) for candidate_id, _ in job.kept]
     prompts = [prompt for _, prompt in job.kept]
-    return retrain(backbone, job.combination, job.start, images, prompts, job.retraining, Path(job.out_dir), job.round + 1, job.seed, report)
+    return retrain(
+        backbone, job.combination, job.start, images, prompts, job.retraining, Path(job.out_dir), job.round + 1, job.seed, report
+    )

@@ -14,23 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mudi import models
 from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from mudi.selection import select_top
-from pipeline import plan, run_folder, store
+from pipeline import journal, plan, store
 from pipeline.config import RunConfig
+from pipeline.failure import RunFailedError
 from pipeline.fit_job import FitJob
-from pipeline.stages import StageSettings
+from pipeline.stages import BUSY, StageSettings
 
 Progress = Callable[[str, int, int], None]
 Kept = dict[str, tuple[tuple[str, str], ...]]
-
-
-class RunFailedError(RuntimeError):
-    """The run cannot go on although its input was good; says what is stored and what to do."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,14 @@ def load_combinations(config: RunConfig) -> list[Combination]:
         check_images(combination)
         combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
     return combinations
+
+
+def check_models(config: RunConfig) -> None:
+    """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
+    names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
+    for part, name in {**names, **config.models.embedders.chosen}.items():
+        if not (models.is_hub_id(name) or (part == "" and models.RANDOM_SDXL.fullmatch(name))):
+            models.find_folder(name, part)
 
 
 def sampling_of(config: RunConfig) -> Sampling:
@@ -99,7 +105,9 @@ def _first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination
     ]  # fmt: skip
 
 
-def _refits(config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int) -> list[FitJob]:
+def _refits(
+    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int
+) -> list[FitJob]:
     retraining = RetrainSettings(**config.retrain.model_dump())
     return [
         FitJob(
@@ -123,8 +131,13 @@ def _plan(config: RunConfig, combinations: list[Combination], adapters: list[Ada
     return chunks
 
 
-def _sweep(config: RunConfig, run_dir: Path, combinations: list[Combination], chunks: list[plan.Chunk], workers: Workers, progress: Progress) -> None:
-    """Draw and score what is not stored, then count what is: that the execution finished proves nothing."""
+def _sweep(
+    config: RunConfig, run_dir: Path, combinations: list[Combination], chunks: list[plan.Chunk], workers: Workers, progress: Progress
+) -> dict[str, float]:
+    """Draw and score what is not stored, then count what is: that the execution finished proves nothing.
+
+    Returns the busy seconds of each stage, summed over its workers.
+    """
     round = chunks[0].round
     planned = [key.candidate_id for chunk in chunks for key in chunk.keys]
     stored = store.stored_ids(run_dir, round)
@@ -132,16 +145,19 @@ def _sweep(config: RunConfig, run_dir: Path, combinations: list[Combination], ch
     done = len(planned) - sum(len(chunk.keys) for chunk in todo)
     label = f"round {round} sweep"
     progress(label, done, len(planned))
+    busy = dict.fromkeys(BUSY, 0.0)
     if todo:
         settings = StageSettings(
             run_dir=str(run_dir), models=_model_names(config), method=config.method.name, sampling=sampling_of(config),
             threshold=config.score.threshold, precision=config.precision, combinations={c.key: c for c in combinations},
         )  # fmt: skip
 
-        def received(chunk_id: str, candidates: int, seconds: float) -> None:
+        def received(chunk_id: str, candidates: int, seconds: dict[str, float]) -> None:
             nonlocal done
             done += candidates
-            run_folder.append_event(run_dir, event="chunk", round=round, chunk=chunk_id, candidates=candidates, seconds=seconds)
+            for stage in BUSY:
+                busy[stage] += seconds[stage]
+            journal.append_event(run_dir, event="chunk", round=round, chunk=chunk_id, candidates=candidates, seconds=seconds)
             progress(label, done, len(planned))
 
         workers.sweep(todo, settings, config.cluster, received)
@@ -152,7 +168,8 @@ def _sweep(config: RunConfig, run_dir: Path, combinations: list[Combination], ch
             f"{config.cluster.max_failed_share:g} allows; what is stored stays, start the same command again to draw the rest"
         )
     if missing:
-        run_folder.append_event(run_dir, event="missing", round=round, candidates=missing)
+        journal.append_event(run_dir, event="missing", round=round, candidates=missing)
+    return busy
 
 
 def _model_names(config: RunConfig) -> dict:
@@ -196,18 +213,18 @@ def selftrain(config: RunConfig, combinations: list[Combination], run_dir: Path,
     fit_seconds = time.perf_counter() - began
     for round in range(config.rounds + 1):
         began = time.perf_counter()
-        _sweep(config, run_dir, combinations, _plan(config, combinations, adapters, round), workers, progress)
+        busy = _sweep(config, run_dir, combinations, _plan(config, combinations, adapters, round), workers, progress)
         sweep_seconds = time.perf_counter() - began
         kept = _select(config, run_dir, combinations, round)
-        seconds = {"fit": fit_seconds, "sweep": sweep_seconds}
-        if run_folder.read_marker(run_dir, round, "publish") is None:
+        seconds = {"fit": fit_seconds, "sweep": sweep_seconds, **busy}
+        if journal.read_marker(run_dir, round, "publish") is None:
             payload = {"adapters": {a.combination: a.sha256 for a in adapters}, "kept": sum(map(len, kept.values())), "seconds": seconds}
-            run_folder.write_marker(run_dir, round, "publish", payload)
-            run_folder.append_event(run_dir, event="published", round=round, **payload)
+            journal.write_marker(run_dir, round, "publish", payload)
+            journal.append_event(run_dir, event="published", round=round, **payload)
         if round == config.rounds:
             return
         for key in [key for key, chosen in kept.items() if not chosen]:
-            run_folder.append_event(run_dir, event="nothing kept", round=round, combination=key)
+            journal.append_event(run_dir, event="nothing kept", round=round, combination=key)
         began = time.perf_counter()
         jobs = _refits(config, run_dir, combinations, adapters, kept, round)
         refitted = {a.combination: a for a in _fit(f"round {round} refit", jobs, config, workers, progress)}

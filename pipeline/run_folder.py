@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +18,19 @@ from pipeline.journal import now, publish
 PACKAGES = ("mudi", "torch", "diffusers", "transformers", "peft", "safetensors", "ray", "numpy", "pyarrow", "pillow")
 
 
-def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None) -> Path:
+Subjects = Mapping[str, Sequence[str]]
+
+
+def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subjects: Subjects | None = None) -> Path:
     """The folder of the run, made at the first call and recognised at every later one.
 
-    `inputs` names what else decides results, such as {"combination toys": folder_sha256(...)}. Raises
-    ValueError, writing nothing, if the folder holds a run that was asked something else.
+    `inputs` names what else decides results, such as {"combination toys": folder_sha256(...)}; `subjects`
+    gives each combination's subject phrases in order, for the report. Raises ValueError, writing nothing,
+    if the folder holds a run that was asked something else.
     """
     run_dir = _run_dir(config)
     if not (run_dir / "run.json").exists():
-        return create_run(config, inputs)
+        return create_run(config, inputs, subjects)
     stored = read_run(run_dir)
     if stored["config_sha256"] == config_hash(config) and stored["inputs"] == dict(inputs or {}):
         return run_dir
@@ -38,7 +42,7 @@ def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None) -> Path
     raise ValueError(f"{run_dir}: holds a run with other settings ({changes}{rest}); pick another `name`, or undo the change")
 
 
-def create_run(config: RunConfig, inputs: Mapping[str, str] | None = None) -> Path:
+def create_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subjects: Subjects | None = None) -> Path:
     """Makes the folder of a new run: empty tables, then run.json with resolved config, its hash, inputs, versions, seed."""
     run_dir = _run_dir(config)
     if (run_dir / "run.json").exists():
@@ -49,6 +53,7 @@ def create_run(config: RunConfig, inputs: Mapping[str, str] | None = None) -> Pa
         "config": config.model_dump(mode="json"),
         "config_sha256": config_hash(config),
         "inputs": dict(inputs or {}),
+        "subjects": {key: list(phrases) for key, phrases in (subjects or {}).items()},
         "seed": config.seed,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import store
+from pipeline.journal import read_marker
 from pipeline.plan import WATCHED
 from pipeline.run_folder import read_run
 
 COUNT = "count_correct"
 RESAMPLES = 2000
+NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
 CELL = ["combination", "prompt_id"]
 
 
@@ -136,20 +139,42 @@ def cluster_bootstrap(values: Sequence[float], clusters: Iterable, seed: int = 0
 def print_summary(run_dir: Path, metric: str | None = None, console: Console | None = None) -> None:
     """Prints the rounds of a run as a table, then the change of the watched images."""
     summary = summarise(run_dir, metric)
-    console = console or Console()
-    table = Table(title=f"{summary.name}: {summary.metric}, mean and 95 % interval")
+    console = console or Console(width=max(NARROWEST, Console().width))
     several = any(row.combination for row in summary.rounds)
-    headings = ["round", "score", "kept score", "right count", "drawn", "kept", "missing", "invalid", "unscored", "seconds"]
-    for heading in (["combination"] if several else []) + headings:
-        table.add_column(heading, justify="left" if heading == "combination" else "right")
+    table = Table(
+        title=f"{summary.name}: {summary.metric}, mean and 95 % interval", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    if several:
+        table.add_column("combination", overflow="fold", min_width=11)
+    for heading in ("round", "score", "right count", "drawn", "kept", "missing", "invalid", "unscored", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in summary.rounds:
-        cells = [row.round, show(row.score), show(row.kept_score), show(row.right_count), row.candidates, row.kept, row.missing]
-        cells += [row.invalid, row.unscored, f"{row.seconds:.0f}"]
-        table.add_row(*map(str, ([row.combination or "all"] if several else []) + cells))
+        right = "-" if row.right_count is None else f"{row.right_count.mean:.0%}"
+        kept = f"{row.kept} at {show(row.kept_score)}" if row.kept else "0"
+        cells = [row.round, show(row.score), right, row.candidates, kept, row.missing, row.invalid, row.unscored, f"{row.seconds:.0f}"]
+        table.add_row(*([row.combination or "all"] if several else []), *map(str, cells))
     console.print(table)
     for row in summary.watched:
         pairs = f"{show(row.difference, sign=True)} ({row.difference.count} pairs)"
         console.print(f"watched images, round {row.round} minus round {row.round - 1}: {pairs}")
+
+
+def print_stages(run_dir: Path, console: Console | None = None) -> None:
+    """Prints where the time of each published round went, in seconds.
+
+    fit and sweep are wall time, the sweep's start of Ray workers and loading of models included; generate,
+    detect and compare are what these were busy for, and overlap. A round that was resumed shows its last start.
+    """
+    console = console or Console(width=max(NARROWEST, Console().width))
+    table = Table(title="seconds", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("round", "fit", "sweep", "of which busy: generate", "detect", "compare"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for round in range(read_run(run_dir)["config"]["rounds"] + 1):
+        published = read_marker(run_dir, round, "publish")
+        if published is not None:
+            seconds = published["seconds"]
+            table.add_row(str(round), *(f"{seconds[stage]:.1f}" for stage in ("fit", "sweep", "generate", "detect", "compare")))
+    console.print(table)
 
 
 def show(value: Estimate | float | None, sign: bool = False) -> str:

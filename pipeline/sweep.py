@@ -1,13 +1,18 @@
 """One Ray Data execution a round: generate -> detect -> compare -> write, for all combinations at once."""
 
+import logging
+import warnings
 from collections.abc import Callable
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import plan
 from pipeline.config import Cluster, Pool
-from pipeline.stages import Compare, Detect, Generate, StageSettings, Write
+from pipeline.failure import RunFailedError
+from pipeline.stages import BUSY, Compare, Detect, Generate, StageSettings, write
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
@@ -15,7 +20,7 @@ TASK_RETRIES = 2
 ACTOR_RESTARTS = 5
 WRITE_CPUS = 0.25
 
-Receipt = Callable[[str, int, float], None]
+Receipt = Callable[[str, int, dict[str, float]], None]
 
 
 def _pool(stage: type, settings: StageSettings, pool: Pool) -> dict:
@@ -30,23 +35,40 @@ def _pool(stage: type, settings: StageSettings, pool: Pool) -> dict:
 
 
 def sweep(chunks: list[plan.Chunk], settings: StageSettings, cluster: Cluster, received: Receipt) -> None:
-    """Draw, score and store every chunk; `received(chunk_id, candidates, seconds)` is called as each arrives.
+    """Draw, score and store every chunk; `received(chunk_id, candidates, busy seconds by stage)` is called as each
+    arrives.
 
     One chunk is one block, whatever Ray Data would pack together: it would put all of a small manifest
     into one block and so give one actor all the work. Chunks that fail for good are left out without
     an error up to `max_failed_share`, so the caller counts what is stored; beyond it Ray's error is
     raised. The images never pass the driver: only receipts do.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = max(1, int(cluster.max_failed_share * len(chunks)))
-    table = plan.to_table(chunks)
+    with warnings.catch_warnings():
+        # The named parameters that the warning recommends have none for restarts and retries in Ray 2.60.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = _chain(plan.to_table(chunks), settings, cluster)
+    try:
+        for row in dataset.iter_rows():
+            received(row["chunk_id"], row["candidates"], {stage: row[stage] for stage in BUSY})
+    except ray.exceptions.RayError as error:
+        raise RunFailedError(f"the sweep stopped: {_cause(error)}; what is stored stays, start the same command again to go on") from error
+
+
+def _cause(error: Exception) -> str:
+    """The last line of the innermost error: Ray wraps a worker's error in pages of its own."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _chain(table: pa.Table, settings: StageSettings, cluster: Cluster) -> ray.data.Dataset:
     dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])
     for stage, pool in ((Generate, cluster.generate), (Detect, cluster.detect), (Compare, cluster.compare)):
         dataset = dataset.map_batches(stage, batch_size=1, batch_format="pyarrow", **_pool(stage, settings, pool))
     dataset = dataset.map_batches(
-        Write, batch_size=1, batch_format="pyarrow", fn_constructor_kwargs={"settings": settings},
-        compute=ActorPoolStrategy(min_size=1, max_size=2), num_cpus=WRITE_CPUS, max_restarts=ACTOR_RESTARTS, max_task_retries=TASK_RETRIES,
+        write, batch_size=1, batch_format="pyarrow", fn_kwargs={"run_dir": settings.run_dir}, num_cpus=WRITE_CPUS,
+        max_retries=TASK_RETRIES,
     )  # fmt: skip
-    for row in dataset.iter_rows():
-        received(row["chunk_id"], row["candidates"], row["seconds"])
+    return dataset

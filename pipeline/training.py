@@ -50,9 +50,7 @@ def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]
     done = {job.combination.key: found for job in jobs if (found := adapters.find(Path(job.out_dir))) is not None}
     board = ray.remote(_Board).options(num_cpus=0).remote()
     worker = _fit.options(num_gpus=slot.gpus, num_cpus=slot.cpus)
-    open_jobs = {
-        worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.combination.key not in done
-    }
+    open_jobs = {worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.combination.key not in done}
     while open_jobs:
         finished, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
         steps = ray.get(board.get.remote())

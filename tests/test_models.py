@@ -13,7 +13,7 @@ from mudi.dreamsim_trunks import around_dino, save_dreamsim
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.world import SIZE
-from mudi.segment import save_segmenter
+from mudi.sam_folder import save_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,9 @@ def test_a_diffusers_folder_loads_with_the_weights_that_were_saved(pipeline, fol
         assert all(torch.equal(loaded[key], saved[key]) for key in saved), part
     text = "a photo of olis dog and hta cat"
     assert backbone.tokenizer(text).input_ids == backbone.tokenizer_2(text).input_ids == pipeline.tokenizer(text).input_ids
-    assert dict(backbone.scheduler.config) == dict(pipeline.scheduler.config)
+    backbone.scheduler.set_timesteps(10)
+    pipeline.scheduler.set_timesteps(10)
+    assert torch.equal(backbone.scheduler.sigmas, pipeline.scheduler.sigmas)
 
 
 def test_the_resolution_is_the_latent_side_times_the_latent_factor(folder):
@@ -63,6 +65,18 @@ def test_weights_stored_in_half_precision_load_as_their_exact_upcast(folder):
     for key, weight in backbone.unet.state_dict().items():
         assert torch.equal(weight, stored[key].float()), key
     assert {p.dtype for part in PARTS for p in getattr(backbone, part).parameters()} == {torch.float32}
+
+
+def test_text_weights_load_under_their_published_names_as_well(pipeline, folder):
+    """SDXL's published text encoders name every weight "text_model.…" and store the position ids; current transformers
+    saves the first encoder without that prefix."""
+    file = folder / "text_encoder" / "model.safetensors"
+    published = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(file).items()}
+    published["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(published, file, metadata={"format": "pt"})
+    loaded, saved = models.load(str(folder)).text_encoder.state_dict(), pipeline.text_encoder.state_dict()
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
 
 
 def test_models_come_frozen_and_in_evaluation_mode(folder):
@@ -160,3 +174,12 @@ def test_a_weight_that_is_not_finite_is_named(folder):
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"weight conv_in\.bias of UNet2DConditionModel is not finite"):
         models.load(str(folder))
+
+
+@pytest.mark.skipif(not models.MINIATURE.is_dir(), reason="the miniature's weights are not in the package")
+def test_the_miniature_is_nothing_but_its_folder():
+    named, stored = models.load("miniature"), models.load(str(models.MINIATURE))
+    for part in PARTS:
+        ours, theirs = getattr(named, part).state_dict(), getattr(stored, part).state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), part
+    assert type(models.load_detector("miniature").model) is type(models.load_detector(str(models.MINIATURE / "detector")).model)

@@ -6,7 +6,8 @@ import torch
 from segment_anything import SamPredictor, build_sam_vit_h
 
 from mudi.miniature import architectures
-from mudi.segment import build_sam, read_sam, save_segmenter, segment, sizes_of
+from mudi.sam_folder import build_sam, read_sam, save_segmenter, sizes_of
+from mudi.segment import segment
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """MuDI (arXiv 2404.04243): Seg-Mix training and mean-shifted noise."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from mudi.adapters import TRAINED, LoraSettings
 from mudi.examples import personal_examples, reference_pictures
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
-from mudi.objectives import dco_loss, denoising_loss, prior_preservation_loss
+from mudi.objectives import dco_loss, denoising_loss
 from mudi.priors import class_priors
 from mudi.records import Adapter, Combination, Prompt
 from mudi.sampling import Sampling, draw
@@ -47,7 +47,7 @@ class MuDI:
     background_weight: float = 1.0
     detector: str = "miniature"
     segmenter: str = "miniature"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         if self.objective not in ("prior_preservation", "dco"):

@@ -35,9 +35,7 @@ class Corpus:
         """Scene `index` without masks and boxes: all that a caption needs."""
         everyone = all_identities_cached()
         present = tuple(everyone[i] for i in self.identities[index] if i >= 0)
-        return Scene(
-            image=self.images[index], masks=(), boxes=(), identities=present, background=BACKGROUND_NAMES[self.backgrounds[index]]
-        )
+        return Scene(image=self.images[index], masks=(), boxes=(), identities=present, background=BACKGROUND_NAMES[self.backgrounds[index]])
 
 
 BACKGROUND_NAMES = (*BACKGROUNDS, *PLAIN_BACKGROUNDS)

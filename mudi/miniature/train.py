@@ -20,7 +20,7 @@ from mudi.miniature.train_diffusion import TRAINING_SCENES, Conditioned, encode_
 from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
 from mudi.miniature.train_sam import train_sam
 from mudi.miniature.world import SIZE
-from mudi.segment import save_segmenter
+from mudi.sam_folder import save_segmenter
 
 STORED = torch.float16
 WHITENED_ON = 4000
@@ -109,5 +109,3 @@ def _export_judges(work: Path, folder: Path) -> None:
 
 def _merges(tokenizer: CLIPTokenizer) -> list[tuple[str, str]]:
     return [tuple(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
-
-

@@ -99,12 +99,7 @@ def attribute_distance(a: Identity, b: Identity) -> float:
     """Weighted share of attributes that differ, in 0 (same) to 1 (nothing shared)."""
     accessory = 0.0 if a.accessory == b.accessory else 0.5
     accessory += 0.0 if a.accessory_colour == b.accessory_colour else 0.5
-    return (
-        0.20 * (a.class_noun != b.class_noun)
-        + 0.35 * (a.body != b.body)
-        + 0.20 * (a.belly != b.belly)
-        + 0.25 * accessory
-    )
+    return 0.20 * (a.class_noun != b.class_noun) + 0.35 * (a.body != b.body) + 0.20 * (a.belly != b.belly) + 0.25 * accessory
 
 
 def swap_accessories(a: Identity, b: Identity) -> tuple[Identity, Identity]:

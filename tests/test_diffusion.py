@@ -1,0 +1,83 @@
+"""The denoising loop, held against diffusers' own pipeline on the same weights."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+from mudi.conditioning import encode_negative, encode_prompts
+from mudi.diffusion import alphas_cumprod, decode, denoise, encode, euler_schedule, generators, is_valid, standard_noise
+
+
+def pipeline_of(backbone) -> StableDiffusionXLPipeline:
+    return StableDiffusionXLPipeline(
+        vae=backbone.vae, text_encoder=backbone.text_encoder, text_encoder_2=backbone.text_encoder_2, tokenizer=backbone.tokenizer,
+        tokenizer_2=backbone.tokenizer_2, unet=backbone.unet, scheduler=EulerDiscreteScheduler.from_config(backbone.scheduler.config),
+        add_watermarker=False,
+    )  # fmt: skip
+
+
+def test_the_schedule_is_that_of_sdxl(miniature):
+    """Leading spacing, offset 1: 50 steps begin at t = 49 * 20 + 1 = 981; diffusers' scheduler has the same sigmas."""
+    timesteps, sigmas = euler_schedule(miniature, 50)
+    reference = EulerDiscreteScheduler.from_config(miniature.scheduler.config)
+    reference.set_timesteps(50)
+    assert timesteps[0] == 981
+    assert timesteps.tolist() == reference.timesteps.tolist()
+    torch.testing.assert_close(sigmas, reference.sigmas, rtol=1e-4, atol=1e-6)
+    assert (sigmas[0] ** 2 + 1).sqrt().item() == pytest.approx(13.158, abs=2e-3)
+
+
+def test_signal_at_the_first_step_is_what_makes_a_shift_strong(miniature):
+    """sqrt(alpha_bar) at t = 981 is 0.076: a mean shift of weight 1 is 13 times the natural signal."""
+    assert alphas_cumprod(miniature)[981].sqrt().item() == pytest.approx(0.076, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("negative", [None, "blurry"])
+def test_latents_equal_those_of_diffusers(miniature, negative):
+    """Same noise, prompt and guidance through StableDiffusionXLPipeline with output_type="latent"."""
+    prompt = "a photo of a red dog and a blue cat on the grass"
+    noise = standard_noise(miniature, generators([5]))
+    ours = denoise(miniature, noise, encode_prompts(miniature, [prompt]), encode_negative(miniature, negative), steps=6, guidance_scale=4.0)
+    theirs = pipeline_of(miniature)(
+        prompt, negative_prompt=negative, latents=noise.clone(), num_inference_steps=6, guidance_scale=4.0, output_type="latent",
+        height=miniature.resolution, width=miniature.resolution,
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_scale_one_ignores_the_negative_side(miniature):
+    """u + 1 (c - u) = c, so no negative prompt can matter, and only one pass is made."""
+    noise, positive = standard_noise(miniature, generators([1])), encode_prompts(miniature, ["a red dog"])
+    with_one = denoise(miniature, noise, positive, encode_negative(miniature, "blurry"), steps=2, guidance_scale=1.0)
+    with_other = denoise(miniature, noise, positive, encode_negative(miniature, None), steps=2, guidance_scale=1.0)
+    assert torch.equal(with_one, with_other)
+
+
+def test_noise_belongs_to_the_seed_not_to_the_batch(miniature):
+    """Row i of a batch is what seed i alone gives."""
+    together = standard_noise(miniature, generators([3, 4, 5]))
+    assert torch.equal(together[1:2], standard_noise(miniature, generators([4])))
+
+
+def test_an_image_survives_encoding_and_decoding(miniature, two_dogs):
+    """PSNR of a rendered photo through the autoencoder above 25 dB: mean squared error below 10**-2.5 of 255**2."""
+    from mudi.dataset import read_image
+
+    image = read_image(two_dogs.subjects[0].references[0].image_path)
+    (back,) = decode(miniature, encode(miniature, [image]))
+    error = np.square(back.astype(float) - image).mean()
+    assert 10 * np.log10(255**2 / error) > 25
+
+
+def test_broken_latents_are_told_from_pictures(miniature):
+    """NaN latents decode to a constant image, which is invalid; finite ones do not."""
+    broken, fine = torch.full((1, 8, 12, 12), float("nan")), torch.randn(1, 8, 12, 12)
+    assert [is_valid(image) for image in decode(miniature, torch.cat([broken, fine]))] == [False, True]
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_step_counts_are_refused(miniature, steps):
+    with pytest.raises(ValueError, match=str(steps)):
+        euler_schedule(miniature, steps)
