@@ -99,8 +99,8 @@ def personal_examples(
 
 
 def kept_examples(
-    images: Sequence[np.ndarray], prompts: Sequence[str], batch: int, references: Callable[[int, np.random.Generator], list[Example]] | None = None,
-    reference_share: float = 0.0,
+    images: Sequence[np.ndarray], prompts: Sequence[str], batch: int,
+    references: Callable[[int, np.random.Generator], list[Example]] | None = None, reference_share: float = 0.0,
 ) -> Callable[[int, np.random.Generator], list[Example]]:  # fmt: skip
     """Micro-batches of selected candidates with the prompts they were drawn from (MuDI, section 5).
 

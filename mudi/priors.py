@@ -39,8 +39,8 @@ def _cut_out(image: np.ndarray, subject: Subject, detector, segmenter) -> Segmen
 
 
 def class_priors(
-    backbone: Backbone, combination: Combination, *, count: int, detector: str, segmenter: str, steps: int, guidance_scale: float, seed: int,
-    folder: Path,
+    backbone: Backbone, combination: Combination, *, count: int, detector: str, segmenter: str, steps: int,
+    guidance_scale: float, seed: int, folder: Path,
 ) -> list[Picture]:  # fmt: skip
     """`count` pictures of each subject's class by the bare backbone, each with exactly one detected subject.
 
@@ -70,8 +70,9 @@ def class_priors(
                     pictures.append(Picture(image, cut, caption, subject.class_noun, owner, f"prior-{owner}-{start + row}"))
         if found < count:
             raise ValueError(
-                f"class noun {subject.class_noun!r} of subject {subject.key!r}: the base model drew exactly one {subject.detection_query!r} "
-                f"in {found} of {ATTEMPTS * count} pictures, {count} are needed; use a plainer class noun or objective: dco, which needs none"
+                f"class noun {subject.class_noun!r} of subject {subject.key!r}: the base model drew exactly one "
+                f"{subject.detection_query!r} in {found} of {ATTEMPTS * count} pictures, {count} are needed; use a plainer class "
+                "noun, or objective: dco, which needs no priors"
             )
     return pictures
 

@@ -52,8 +52,8 @@ def require(cluster: Cluster, available: dict[str, float]) -> None:
         )
     if sum(s.cpus for s in sweep) >= cpus:
         raise ValueError(
-            f"generate, detect and compare together reserve {sum(s.cpus for s in sweep):g} of {cpus:g} CPUs and leave none to write results; "
-            "lower cluster.detect.cpus or cluster.compare.cpus"
+            f"generate, detect and compare together reserve {sum(s.cpus for s in sweep):g} of {cpus:g} CPUs and leave none "
+            "to write results; lower cluster.detect.cpus or cluster.compare.cpus"
         )
 
 
@@ -71,8 +71,8 @@ def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
         ray.init(**_start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ValueError(
-            f"cluster.address = {cluster.address!r}: no Ray answers there ({str(error).splitlines()[0]}); start one with `ray start --head`, "
-            "or use address: local"
+            f"cluster.address = {cluster.address!r}: no Ray answers there ({str(error).splitlines()[0]}); "
+            "start one with `ray start --head`, or use address: local"
         ) from error
     try:
         require(cluster, ray.cluster_resources())

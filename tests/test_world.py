@@ -9,8 +9,17 @@ from mudi.miniature.corpus import draw_scene, render_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats
 from mudi.miniature.render import box_of, pair_scene, single_scene
 from mudi.miniature.world import (
-    BACKGROUNDS, CLASSES, PLAIN_BACKGROUNDS, SIZE, Identity, all_identities, attribute_distance, random_identity, split_identities,
-    swap_accessories, swap_bodies,
+    BACKGROUNDS,
+    CLASSES,
+    PLAIN_BACKGROUNDS,
+    SIZE,
+    Identity,
+    all_identities,
+    attribute_distance,
+    random_identity,
+    split_identities,
+    swap_accessories,
+    swap_bodies,
 )  # fmt: skip
 
 ALICE = Identity(class_noun="dog", body="red", belly="yellow", accessory="hat", accessory_colour="blue")
@@ -23,7 +32,7 @@ def some_identities(count: int, seed: int = 0) -> list[Identity]:
 
 
 def test_masks_are_disjoint_and_boxes_touch_them_on_all_sides():
-    """Growing tight: every mask pixel is in the box, and each of the box's four border lines holds one."""
+    """Every mask pixel is in the box, and each of the box's four border lines holds one."""
     rng = np.random.default_rng(0)
     for a, b in zip(some_identities(20), some_identities(20, seed=1), strict=True):
         scene = pair_scene(rng, a, b, "beach")
@@ -32,7 +41,7 @@ def test_masks_are_disjoint_and_boxes_touch_them_on_all_sides():
             x0, y0, x1, y1 = map(int, box)
             inside = mask[y0:y1, x0:x1]
             assert inside.sum() == mask.sum() > 0
-            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+            assert all(line.any() for line in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
 
 
 def test_subjects_stand_apart_from_left_to_right_and_inside_the_picture():
@@ -40,7 +49,7 @@ def test_subjects_stand_apart_from_left_to_right_and_inside_the_picture():
     for a, b in zip(some_identities(20), some_identities(20, seed=1), strict=True):
         left, right = pair_scene(rng, a, b, "room").boxes
         assert left[0] + left[2] < right[0] + right[2]
-        assert min(*left, *right) >= 0 and max(*left, *right) <= SIZE
+        assert 0 <= min(*left, *right) < max(*left, *right) <= SIZE
 
 
 def test_the_mask_marks_just_the_pixels_that_a_subject_changes():
@@ -64,7 +73,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 def test_one_seed_makes_one_scene_and_another_seed_another():
     pool = split_identities()[0]
     first, again, other = (draw_scene(np.random.default_rng(seed), pool, []) for seed in (3, 3, 4))
-    assert first.identities == again.identities and first.boxes == again.boxes
+    assert (first.identities, first.boxes) == (again.identities, again.boxes)
     np.testing.assert_array_equal(first.image, again.image)
     assert other.image.tobytes() != first.image.tobytes()
 
@@ -166,7 +175,8 @@ def test_flaws_change_most_pictures_mildly_and_depend_on_the_generator_alone():
     assert torch.equal(first, again)
     moved = (first - images).abs().mean((1, 2, 3))
     assert 0.4 < (moved > 0).float().mean() < 0.8
-    assert first.min() >= 0 and first.max() <= 1 and moved.max() < 40 / 255
+    assert 0 <= first.min() < first.max() <= 1
+    assert moved.max() < 40 / 255
 
 
 def test_all_places_can_be_rendered_and_differ():

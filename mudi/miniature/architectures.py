@@ -116,12 +116,15 @@ def start_positions(patches: nn.Conv2d, table: torch.Tensor) -> None:
 
 def detector(tokenizer: CLIPTokenizer) -> Owlv2ForObjectDetection:
     """OWLv2 on 48 px with 6-px patches: 64 candidate boxes."""
-    text = dict(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=DETECTOR_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    vision = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE, patch_size=6)
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": DETECTOR_TOKENS, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIZE,
+        "patch_size": 6,
+    }  # fmt: skip
     model = Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=48))
     # transformers starts the heads' linear layers at std 1.0, which saturates the sigmoids for hundreds of steps.
     for head in (model.box_head, model.class_head, model.objectness_head):

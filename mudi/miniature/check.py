@@ -118,7 +118,7 @@ def check_detector(detector: Detector, rng: np.random.Generator, count: int = 40
         for scene, ds in zip(scenes, detections, strict=True)
         for identity, box in zip(scene.identities, scene.boxes, strict=True)
         for d in ds
-        if iou(d.box_xyxy, box) >= 0.5 and len(set(i.class_noun for i in scene.identities)) == 2
+        if iou(d.box_xyxy, box) >= 0.5 and len({i.class_noun for i in scene.identities}) == 2
     ]
     absent = detect(detector, [s.image for s in scenes[:50]], [["lighthouse"]] * min(count, 50), THRESHOLD)
     return [

@@ -63,10 +63,10 @@ def target_cosines(codes: np.ndarray) -> np.ndarray:
 class Appearances:
     """Where each identity appears in a corpus.
 
-    rows, sides: int (A,), scene and label of every subject; alone: bool (A,), nobody else is there.
-    of_identity: appearances of an identity. whole_of_identity: those alone (empty if there are none).
-    neighbours: for each identity and each of class, body, belly, accessory the identities that
-    differ from it in this alone and appear in the corpus.
+    rows, sides, identities: int (A,), the scene, label and identity of every subject.
+    of_identity: the appearances of an identity; alone_of_identity: those with nobody else.
+    neighbours: for each identity one array for each of class, body, belly and accessory (if not empty), of
+    those who differ from it in this alone.
     """
 
     rows: np.ndarray
@@ -148,7 +148,8 @@ def graded_loss(embeddings: torch.Tensor, identities: np.ndarray, codes: np.ndar
 
 
 def train_embedder(
-    name: str, model: nn.Module, embed: Callable[[torch.Tensor], torch.Tensor], *, flaws: float, work: Path, steps: int, batch: int, seed: int
+    name: str, model: nn.Module, embed: Callable[[torch.Tensor], torch.Tensor], *,
+    flaws: float, work: Path, steps: int, batch: int, seed: int,
 ) -> None:  # fmt: skip
     """Fit `embed`, a function of normalised pixels that uses `model`, to the graded cosines."""
     corpus, codes = stored_corpus(work, TRAINING_SCENES, 0), attribute_codes()

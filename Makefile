@@ -1,0 +1,22 @@
+# The commands of the project; each makes its own environment in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint miniature bench
+demo: .venv/ready
+	$(BIN)/mudi selftrain jobs/configs/miniature.yaml
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+lint: .venv/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+miniature: .venv/ready
+	$(BIN)/mudi miniature train --work runs/miniature-training && $(BIN)/mudi miniature check
+bench: .venv/ready
+	$(BIN)/python -m bench.ray_against_loop
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@

@@ -1,0 +1,34 @@
+"""The pipeline's heavy work as a plain loop in this process: the yardstick that Ray is held against."""
+
+from pathlib import Path
+
+from mudi import adapters
+from pipeline import plan
+from pipeline.fit_job import run_job
+from pipeline.rounds import Workers
+from pipeline.stages import BUSY, Compare, Detect, Generate, write
+
+
+def sweep(chunks, settings, cluster, received):
+    stages = [stage(settings, 0, 1) for stage in (Generate, Detect, Compare)]
+    table = plan.to_table(chunks)
+    for i in range(table.num_rows):
+        row = table.slice(i, 1)
+        for stage in stages:
+            row = stage(row)
+        (receipt,) = write(row, settings.run_dir).to_pylist()
+        received(receipt["chunk_id"], receipt["candidates"], {stage: receipt[stage] for stage in BUSY})
+
+
+def fit_all(jobs, slot, progress):
+    made = []
+    for job in jobs:
+
+        def report(step, _, job=job):
+            progress(job.combination.key, step, job.steps)
+
+        made.append(adapters.find(Path(job.out_dir)) or run_job(job, "cpu", report))
+    return made
+
+
+PLAIN = Workers(sweep, fit_all)
