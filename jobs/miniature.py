@@ -30,12 +30,25 @@ def train(
 def check(weights: Annotated[Path, typer.Option(help="The folder to judge.")] = MINIATURE) -> None:
     """Measure the weights on held-out identities and compare with the gates; exit status 1 if one fails."""
     from mudi.miniature.check import check as measure
-    from mudi.miniature.check import print_gates
 
     gates = measure(weights)
-    print_gates(gates)
+    for gate in gates:
+        print(gate)
     if not all(gate.passed for gate in gates):
         raise typer.Exit(entry.FAILED)
+
+
+@application.command()
+def sheet(
+    out: Annotated[Path, typer.Argument(help="The PNG file to write.")],
+    weights: Annotated[Path, typer.Option(help="The folder to show.")] = MINIATURE,
+) -> None:
+    """Draw captions of held-out subjects beside their rendered scenes."""
+    from mudi.miniature.sheet import contact_sheet
+    from mudi.models import load
+
+    contact_sheet(load(str(weights)), out)
+    print(out)
 
 
 @application.command()

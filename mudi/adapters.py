@@ -70,8 +70,8 @@ def parameters(unet: nn.Module, name: str = TRAINED) -> list[nn.Parameter]:
 
 def detach_all(unet: nn.Module) -> None:
     """Take every adapter off, leaving the base model as it was loaded."""
-    for name in list(getattr(unet, "peft_config", {})):
-        unet.delete_adapters(name)
+    if getattr(unet, "peft_config", None):
+        unet.unload_lora()
 
 
 def file_sha256(path: Path) -> str:

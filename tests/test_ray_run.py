@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from plain_workers import PLAIN
 from test_rounds import RUN_FILE, SMALL, table
 
 from pipeline import rounds, store
 from pipeline.config import load_run
+from pipeline.plain import PLAIN
 from pipeline.run_folder import open_run
 
 ROOT = Path(__file__).parent.parent

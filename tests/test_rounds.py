@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from plain_workers import PLAIN
 
 from pipeline import journal, rounds, store
 from pipeline.config import load_run
+from pipeline.plain import PLAIN
 from pipeline.run_folder import open_run
 
 RUN_FILE = "jobs/configs/miniature.yaml"

@@ -20,7 +20,7 @@ from mudi.miniature.world import (
     split_identities,
     swap_accessories,
     swap_bodies,
-)  # fmt: skip
+)
 
 ALICE = Identity(class_noun="dog", body="red", belly="yellow", accessory="hat", accessory_colour="blue")
 BOB = Identity(class_noun="cat", body="green", belly="pink", accessory="none", accessory_colour=None)

@@ -105,6 +105,16 @@ def positions(side: int, width: int) -> torch.Tensor:
     return 0.35 * torch.cat(waves, 1)
 
 
+def start_linear(*modules: nn.Module) -> None:
+    """Start every linear layer at Xavier's scale. The usual standard deviation of 0.02 suits a width of 768; at 96
+    it lets hardly any signal through a layer."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+
 @torch.no_grad()
 def start_positions(patches: nn.Conv2d, table: torch.Tensor) -> None:
     """Start the learned position `table` (1 + side * side, width), class token first, from `positions`, and
@@ -127,11 +137,7 @@ def detector(tokenizer: CLIPTokenizer) -> Owlv2ForObjectDetection:
     }  # fmt: skip
     model = Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=48))
     # transformers starts the heads' linear layers at std 1.0, which saturates the sigmoids for hundreds of steps.
-    for head in (model.box_head, model.class_head, model.objectness_head):
-        for layer in head.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+    start_linear(model.box_head, model.class_head, model.objectness_head)
     # Logits are (cosine + shift) * scale: a scale of 10 lets the cosines of four similar texts matter from the start,
     # and the shift makes every patch begin at a probability of 2 %.
     nn.init.constant_(model.class_head.logit_scale.bias, 9.0)
@@ -147,6 +153,7 @@ def dinov2() -> Dinov2Model:
     model = Dinov2Model(
         Dinov2Config(image_size=SIZE, patch_size=6, hidden_size=96, num_hidden_layers=4, num_attention_heads=4, mlp_ratio=3)
     )
+    start_linear(model)
     start_positions(model.embeddings.patch_embeddings.projection, model.embeddings.position_embeddings[0])
     return model
 
@@ -157,6 +164,7 @@ def dreamsim_trunk() -> VisionTransformer:
         img_size=[SIZE], patch_size=8, embed_dim=96, depth=4, num_heads=4, mlp_ratio=3, qkv_bias=True,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
     )  # fmt: skip
+    start_linear(trunk)
     start_positions(trunk.patch_embed.proj, trunk.pos_embed[0])
     return trunk
 

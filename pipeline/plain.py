@@ -1,4 +1,4 @@
-"""The pipeline's heavy work as a plain loop in this process: the yardstick that Ray is held against."""
+"""The heavy work as a plain loop in this process, without Ray: the yardstick that Ray is held against."""
 
 from pathlib import Path
 
