@@ -25,9 +25,9 @@ def main() -> None:
     from mudi import adapters, models
     from mudi.adapters import LoraSettings
     from pipeline import plain, plan, sweep
+    from pipeline.assignments import load_combinations, sampling_of
     from pipeline.cluster import connected
     from pipeline.config import load_run
-    from pipeline.rounds import load_combinations, sampling_of
     from pipeline.stages import StageSettings
 
     torch.set_num_threads(1)

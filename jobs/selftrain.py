@@ -22,7 +22,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit an adapter, then for each round draw, score and select candidates and refit on them."""
-    from pipeline import report, rounds, summary, sweep, training
+    from pipeline import assignments, report, rounds, summary, sweep, training
     from pipeline.cluster import connected
     from pipeline.config import load_run
     from pipeline.memory import peak_memory
@@ -32,9 +32,9 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     config = load_run(run_file, overrides or ())
     if config.cluster.address is None and os.environ.get("RAY_ADDRESS"):
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
-    rounds.check_models(config)
-    rounds.hyperparameters_of(config)
-    combinations = rounds.load_combinations(config)
+    assignments.check_models(config)
+    assignments.hyperparameters_of(config)
+    combinations = assignments.load_combinations(config)
     inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}
     with connected(config.cluster), ExitStack() as stack:
         run_dir = open_run(config, inputs, subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})

@@ -97,7 +97,8 @@ def save(
     if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
         raise ValueError(f"adapter for {combination}: {len(broken)} of {len(tensors)} matrices are not finite; lower the learning rate")
     lora = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": list(settings.targets)}
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in lora.items()}, sort_keys=True)}
+    # A single key: safetensors writes several in an order of its own, and equal adapters must have equal bytes.
+    metadata = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in lora.items()}, sort_keys=True)}
     save_file(tensors, staging / WEIGHTS, metadata=metadata)
     sha256 = file_sha256(staging / WEIGHTS)
     manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": asdict(settings), **details}

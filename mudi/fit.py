@@ -168,7 +168,7 @@ def fit(
 ) -> float:
     """Train the adapter `default` that is on the UNet and return the mean loss of the last tenth of the steps.
 
-    `examples(step, rng)` gives one micro-batch; `loss(noised, predict)` calls `predict` with the adapter it
+    That mean is NaN if no step was left to take. `examples(step, rng)` gives one micro-batch; `loss(noised, predict)` calls `predict` with the adapter it
     needs: "default", "reference" or None for the base model, the last two without gradients, and
     "default" last, so that gradient checkpointing recomputes with it. All randomness of optimiser step s
     comes from (seed, s, micro-batch), so a run resumed from a checkpoint in `work` takes exactly the steps
@@ -192,7 +192,7 @@ def fit(
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        if step >= 0.9 * settings.steps:
+        if step >= int(0.9 * settings.steps):
             tail.append(total)
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
             _save_checkpoint(work, step + 1, trained, optimiser)

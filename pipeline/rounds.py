@@ -5,30 +5,21 @@ train are what the next round draws with. Every phase looks at what lies in the 
 what is missing, so a killed run is continued by starting it again.
 """
 
-import dataclasses
-import difflib
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mudi import models
-from mudi.dataset import check_images, load_combination
-from mudi.methods import METHODS
 from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings
-from mudi.sampling import Sampling
 from mudi.selection import select_top
-from pipeline import journal, plan, store
+from pipeline import assignments, journal, plan, store
+from pipeline.assignments import Kept
 from pipeline.config import RunConfig
 from pipeline.failure import RunFailedError
 from pipeline.fit_job import FitJob
-from pipeline.stages import BUSY, StageSettings
+from pipeline.stages import BUSY
 
 Progress = Callable[[str, int, int], None]
-Kept = dict[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True)
@@ -41,94 +32,6 @@ class Workers:
 
     sweep: Callable
     fit_all: Callable
-
-
-def load_combinations(config: RunConfig) -> list[Combination]:
-    """Every combination of the run with its prompts filled in and its pictures opened once."""
-    combinations = []
-    for folder in config.combinations:
-        combination = load_combination(folder, config.queries.get(folder.name))
-        check_images(combination)
-        combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
-    return combinations
-
-
-def check_models(config: RunConfig) -> None:
-    """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
-    names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
-    for part, name in {**names, **config.models.embedders.chosen}.items():
-        if not (models.is_hub_id(name) or (part == "" and models.RANDOM_SDXL.fullmatch(name))):
-            models.find_folder(name, part)
-
-
-def sampling_of(config: RunConfig) -> Sampling:
-    return Sampling(**config.sampling.model_dump(exclude={"batch"}))
-
-
-def hyperparameters_of(config: RunConfig) -> dict:
-    """What the method's dataclass is built from; ValueError for a name or key that it does not have."""
-    if config.method.name not in METHODS:
-        raise ValueError(f"method.name = {config.method.name!r}: allowed are {', '.join(METHODS)}")
-    method = METHODS[config.method.name]
-    known = {field.name for field in dataclasses.fields(method)}
-    settable = sorted(known - {"sampling", "detector", "segmenter"})
-    for key in config.method.hyperparameters:
-        if key not in settable:
-            close = difflib.get_close_matches(key, settable, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
-            raise ValueError(f"method.{key}: {config.method.name} has no such hyperparameter; {hint}")
-    judges = {"detector": config.models.detector, "segmenter": config.models.segmenter}
-    values = {**config.method.hyperparameters, "sampling": sampling_of(config), **{k: v for k, v in judges.items() if k in known}}
-    method(**values)
-    return values
-
-
-def fit_seed(run_seed: int, combination: str, round: int) -> int:
-    """The seed of the fit that makes the adapter of `round`."""
-    name = json.dumps([run_seed, combination, "fit", round])
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-
-
-def adapter_folder(run_dir: Path, combination: str, round: int) -> Path:
-    return run_dir / "adapters" / combination / f"round={round}"
-
-
-def _first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> list[FitJob]:
-    values = hyperparameters_of(config)
-    return [
-        FitJob(
-            combination=combination, method=config.method.name, hyperparameters=values, backbone=config.models.backbone,
-            precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
-            seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).steps,
-        )
-        for combination in combinations
-    ]  # fmt: skip
-
-
-def _refits(
-    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int
-) -> list[FitJob]:
-    retraining = RetrainSettings(**config.retrain.model_dump())
-    return [
-        FitJob(
-            combination=combination, method=config.method.name, hyperparameters={}, backbone=config.models.backbone,
-            precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
-            seed=fit_seed(config.seed, combination.key, round + 1), steps=retraining.steps, start=adapter,
-            kept=kept[combination.key], round=round, retraining=retraining, run_dir=str(run_dir),
-        )
-        for combination, adapter in zip(combinations, adapters, strict=True)
-        if kept[combination.key]
-    ]  # fmt: skip
-
-
-def _plan(config: RunConfig, combinations: list[Combination], adapters: list[Adapter], round: int) -> list[plan.Chunk]:
-    chunks = []
-    for combination, adapter in zip(combinations, adapters, strict=True):
-        chunks += plan.plan_round(
-            run=config.name, run_seed=config.seed, method=config.method.name, combination=combination, adapter=adapter, round=round,
-            candidates=config.candidates, watched_images=config.watched_images, batch=config.sampling.batch,
-        )  # fmt: skip
-    return chunks
 
 
 def _sweep(
@@ -147,10 +50,6 @@ def _sweep(
     progress(label, done, len(planned))
     busy = dict.fromkeys(BUSY, 0.0)
     if todo:
-        settings = StageSettings(
-            run_dir=str(run_dir), models=_model_names(config), method=config.method.name, sampling=sampling_of(config),
-            threshold=config.score.threshold, precision=config.precision, combinations={c.key: c for c in combinations},
-        )  # fmt: skip
 
         def received(chunk_id: str, candidates: int, seconds: dict[str, float]) -> None:
             nonlocal done
@@ -160,7 +59,7 @@ def _sweep(
             journal.append_event(run_dir, event="chunk", round=round, chunk=chunk_id, candidates=candidates, seconds=seconds)
             progress(label, done, len(planned))
 
-        workers.sweep(todo, settings, config.cluster, received)
+        workers.sweep(todo, assignments.stage_settings(config, run_dir, combinations), config.cluster, received)
     missing = len(set(planned) - set(store.stored_ids(run_dir, round)))
     if missing > config.cluster.max_failed_share * len(planned):
         raise RunFailedError(
@@ -170,10 +69,6 @@ def _sweep(
     if missing:
         journal.append_event(run_dir, event="missing", round=round, candidates=missing)
     return busy
-
-
-def _model_names(config: RunConfig) -> dict:
-    return {"backbone": config.models.backbone, "detector": config.models.detector, "embedders": config.models.embedders.chosen}
 
 
 def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], round: int) -> Kept:
@@ -209,11 +104,11 @@ def selftrain(config: RunConfig, combinations: list[Combination], run_dir: Path,
     the next round; the table shows that it kept none. Raises RunFailedError where too much is missing.
     """
     began = time.perf_counter()
-    adapters = _fit("fit", _first_fits(config, run_dir, combinations), config, workers, progress)
+    adapters = _fit("fit", assignments.first_fits(config, run_dir, combinations), config, workers, progress)
     fit_seconds = time.perf_counter() - began
     for round in range(config.rounds + 1):
         began = time.perf_counter()
-        busy = _sweep(config, run_dir, combinations, _plan(config, combinations, adapters, round), workers, progress)
+        busy = _sweep(config, run_dir, combinations, assignments.plan_round(config, combinations, adapters, round), workers, progress)
         sweep_seconds = time.perf_counter() - began
         kept = _select(config, run_dir, combinations, round)
         seconds = {"fit": fit_seconds, "sweep": sweep_seconds, **busy}
@@ -226,7 +121,7 @@ def selftrain(config: RunConfig, combinations: list[Combination], run_dir: Path,
         for key in [key for key, chosen in kept.items() if not chosen]:
             journal.append_event(run_dir, event="nothing kept", round=round, combination=key)
         began = time.perf_counter()
-        jobs = _refits(config, run_dir, combinations, adapters, kept, round)
+        jobs = assignments.refits(config, run_dir, combinations, adapters, kept, round)
         refitted = {a.combination: a for a in _fit(f"round {round} refit", jobs, config, workers, progress)}
         adapters = [refitted.get(adapter.combination, adapter) for adapter in adapters]
         fit_seconds = time.perf_counter() - began

@@ -49,6 +49,12 @@ def test_stored_and_loaded_predictions_agree(miniature, tmp_path):
     assert adapters.find(tmp_path / "a") == adapter
 
 
+def test_equal_adapters_have_equal_bytes(miniature, tmp_path):
+    """The sha256 names an adapter in every candidate's key, so it must follow from the matrices alone."""
+    noisy_adapter(miniature)
+    assert len({stored(miniature, tmp_path / str(i)).sha256 for i in range(8)}) == 1
+
+
 def test_diffusers_reads_the_file_with_the_same_effect(miniature, tmp_path):
     """`load_lora_weights` on the bare pipeline, alpha 8 over rank 4 included, equals our adapter."""
     bare = prediction(miniature)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from test_rounds import RUN_FILE, SMALL, table
 
-from pipeline import rounds, store
+from pipeline import assignments, rounds, store
 from pipeline.config import load_run
 from pipeline.plain import PLAIN
 from pipeline.run_folder import open_run
@@ -55,7 +55,7 @@ def generators(process):
 def plain(tmp_path_factory):
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path_factory.mktemp('plain')}", *OVERRIDES])
     run_dir = open_run(config)
-    rounds.selftrain(config, rounds.load_combinations(config), run_dir, PLAIN, lambda *_: None)
+    rounds.selftrain(config, assignments.load_combinations(config), run_dir, PLAIN, lambda *_: None)
     return run_dir
 
 

@@ -1,10 +1,11 @@
 """The state machine on the miniature with plain workers instead of Ray: what is kept, and what a kill leaves."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from pipeline import journal, rounds, store
+from pipeline import assignments, journal, rounds, store
 from pipeline.config import load_run
 from pipeline.plain import PLAIN
 from pipeline.run_folder import open_run
@@ -18,8 +19,8 @@ SMALL = (
 
 def small_run(folder, *overrides):
     """A run of two sweeps of six candidates and one refit, a few seconds on one core."""
-    config = load_run(rounds.Path(RUN_FILE), [f"runs={folder}", *SMALL, *overrides])
-    return config, rounds.load_combinations(config), open_run(config)
+    config = load_run(Path(RUN_FILE), [f"runs={folder}", *SMALL, *overrides])
+    return config, assignments.load_combinations(config), open_run(config)
 
 
 def run(config, combinations, run_dir, progress=lambda label, done, total: None):
@@ -120,11 +121,11 @@ def test_a_round_that_keeps_nothing_hands_its_adapter_on(tmp_path):
 
 
 def test_fit_seeds_differ_between_cells_and_rounds():
-    seeds = {rounds.fit_seed(0, key, round) for key in ("a", "b") for round in range(3)}
+    seeds = {assignments.fit_seed(0, key, round) for key in ("a", "b") for round in range(3)}
     assert len(seeds) == 6
 
 
 def test_an_unknown_hyperparameter_is_refused_with_a_suggestion(tmp_path):
-    config = load_run(rounds.Path(RUN_FILE), ["method.step=3"])
+    config = load_run(Path(RUN_FILE), ["method.step=3"])
     with pytest.raises(ValueError, match=r"method\.step: .*did you mean 'steps'"):
-        rounds.hyperparameters_of(config)
+        assignments.hyperparameters_of(config)

@@ -161,7 +161,7 @@ def train_embedder(
         images = normalised(flawed(floats(views), noise, flaws), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         return graded_loss(embed(images), identities, codes)
 
-    optimise(name, model, loss, steps=steps, learning_rate=1.5e-3, work=work, seed=seed)
+    optimise(name, model, loss, steps=steps, learning_rate=1e-3, work=work, seed=seed)
 
 
 def train_dinov2(work: Path, steps: int, batch: int, seed: int) -> None:

@@ -1,0 +1,127 @@
+"""From the run file to work: combinations, hyperparameters, fits, chunks and the settings of the stages."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+from mudi import models
+from mudi.dataset import check_images, load_combination
+from mudi.methods import METHODS
+from mudi.records import Adapter, Combination
+from mudi.retrain import RetrainSettings
+from mudi.sampling import Sampling
+from pipeline import plan
+from pipeline.config import RunConfig
+from pipeline.fit_job import FitJob
+from pipeline.stages import StageSettings
+
+# Combination -> the kept candidates, best first: id and prompt.
+Kept = dict[str, tuple[tuple[str, str], ...]]
+
+
+def load_combinations(config: RunConfig) -> list[Combination]:
+    """Every combination of the run with its prompts filled in and its pictures opened once."""
+    combinations = []
+    for folder in config.combinations:
+        combination = load_combination(folder, config.queries.get(folder.name))
+        check_images(combination)
+        combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
+    return combinations
+
+
+def check_models(config: RunConfig) -> None:
+    """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
+    names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
+    for part, name in {**names, **config.models.embedders.chosen}.items():
+        if not (models.is_hub_id(name) or (part == "" and models.RANDOM_SDXL.fullmatch(name))):
+            models.find_folder(name, part)
+
+
+def sampling_of(config: RunConfig) -> Sampling:
+    """How an image is drawn, as mudi's own value."""
+    return Sampling(**config.sampling.model_dump(exclude={"batch"}))
+
+
+def hyperparameters_of(config: RunConfig) -> dict:
+    """What the method's dataclass is built from; ValueError for a name or key that it does not have."""
+    if config.method.name not in METHODS:
+        raise ValueError(f"method.name = {config.method.name!r}: allowed are {', '.join(METHODS)}")
+    method = METHODS[config.method.name]
+    known = {field.name for field in dataclasses.fields(method)}
+    settable = sorted(known - {"sampling", "detector", "segmenter"})
+    for key in config.method.hyperparameters:
+        if key not in settable:
+            close = difflib.get_close_matches(key, settable, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
+            raise ValueError(f"method.{key}: {config.method.name} has no such hyperparameter; {hint}")
+    judges = {"detector": config.models.detector, "segmenter": config.models.segmenter}
+    values = {**config.method.hyperparameters, "sampling": sampling_of(config), **{k: v for k, v in judges.items() if k in known}}
+    method(**values)
+    return values
+
+
+def fit_seed(run_seed: int, combination: str, round: int) -> int:
+    """The seed of the fit that makes the adapter of `round`."""
+    name = json.dumps([run_seed, combination, "fit", round])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def adapter_folder(run_dir: Path, combination: str, round: int) -> Path:
+    """Where the adapter that draws `round` lies."""
+    return run_dir / "adapters" / combination / f"round={round}"
+
+
+def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> list[FitJob]:
+    """The method's own fit of every combination, which makes the adapters of round 0."""
+    values = hyperparameters_of(config)
+    return [
+        FitJob(
+            combination=combination, method=config.method.name, hyperparameters=values, backbone=config.models.backbone,
+            precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
+            seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).steps,
+        )
+        for combination in combinations
+    ]  # fmt: skip
+
+
+def refits(
+    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int
+) -> list[FitJob]:
+    """The refits on what `round` kept; a combination that kept nothing has none."""
+    retraining = RetrainSettings(**config.retrain.model_dump())
+    return [
+        FitJob(
+            combination=combination, method=config.method.name, hyperparameters={}, backbone=config.models.backbone,
+            precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
+            seed=fit_seed(config.seed, combination.key, round + 1), steps=retraining.steps, start=adapter,
+            kept=kept[combination.key], round=round, retraining=retraining, run_dir=str(run_dir),
+        )
+        for combination, adapter in zip(combinations, adapters, strict=True)
+        if kept[combination.key]
+    ]  # fmt: skip
+
+
+def plan_round(config: RunConfig, combinations: list[Combination], adapters: list[Adapter], round: int) -> list[plan.Chunk]:
+    """All chunks of one round over all combinations."""
+    chunks = []
+    for combination, adapter in zip(combinations, adapters, strict=True):
+        chunks += plan.plan_round(
+            run=config.name, run_seed=config.seed, method=config.method.name, combination=combination, adapter=adapter, round=round,
+            candidates=config.candidates, watched_images=config.watched_images, batch=config.sampling.batch,
+        )  # fmt: skip
+    return chunks
+
+
+def stage_settings(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> StageSettings:
+    """What the workers of a sweep are built from."""
+    return StageSettings(
+        run_dir=str(run_dir),
+        models={"backbone": config.models.backbone, "detector": config.models.detector, "embedders": config.models.embedders.chosen},
+        method=config.method.name,
+        sampling=sampling_of(config),
+        threshold=config.score.threshold,
+        precision=config.precision,
+        combinations={combination.key: combination for combination in combinations},
+    )
