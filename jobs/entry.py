@@ -50,9 +50,14 @@ def execute(application: typer.Typer) -> None:
     except RunFailedError as error:
         _report(error, debug)
         sys.exit(FAILED)
-    except KeyboardInterrupt:
-        print("interrupted; start the same command again to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except OSError as error:
+        _report(error, debug)
+        sys.exit(FAILED)
+    except SystemExit as stopped:
+        # typer turns Ctrl-C into this status without a word.
+        if stopped.code == INTERRUPTED:
+            print("interrupted; start the same command again to go on", file=sys.stderr)
+        raise
 
 
 def _report(error: Exception, debug: bool) -> None:

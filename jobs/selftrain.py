@@ -30,8 +30,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())
-    if config.cluster.address is None and os.environ.get("RAY_ADDRESS"):
-        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
+    config = _on_the_cluster_of_this_job(config)
     assignments.check_models(config)
     assignments.hyperparameters_of(config)
     combinations = assignments.load_combinations(config)
@@ -46,10 +45,25 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     summary.print_summary(run_dir, config.score.select_by)
     summary.print_stages(run_dir)
     seconds = time.perf_counter() - began
-    print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB (driver, Ray and its workers)")
+    print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started")
     for name in ("candidates", "scores", "images", "selections"):
         print(f"{name:<11} {run_dir / name}")
     print(f"report      {page}")
+
+
+def _on_the_cluster_of_this_job(config):
+    """The config with `cluster.address: auto` where Ray says through RAY_ADDRESS that there is a cluster to join."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if config.cluster.address is not None or not address:
+        return config
+    if address.startswith("http"):
+        raise ValueError(f"RAY_ADDRESS = {address}: an address for `ray job submit`, not for a driver; unset it, or submit this as a job")
+    if any(part.startswith("_ray_pkg_") for part in Path(os.path.abspath(config.runs)).parts):
+        raise ValueError(
+            f"runs = {config.runs!r} lies in the job's own copy of the code, which Ray deletes; give a folder that all nodes share, "
+            "such as --set runs=/shared/runs"
+        )
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
 
 
 if __name__ == "__main__":

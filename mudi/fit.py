@@ -77,16 +77,21 @@ class _Inputs:
 
     @torch.no_grad()
     def posterior(self, examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        fresh = [e for e in examples if e.key is None or e.key not in self.posteriors]
-        found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        if fresh:
-            pixels = to_pixels([e.image for e in fresh]).to(self.backbone.device, self.backbone.vae.dtype)
-            distribution = self.backbone.vae.encode(pixels).latent_dist
-            for row, example in enumerate(fresh):
-                found[id(example)] = (distribution.mean[row].float(), distribution.std[row].float())
-                if example.key is not None:
-                    self.posteriors[example.key] = found[id(example)]
-        pairs = [found.get(id(e)) or self.posteriors[e.key] for e in examples]
+        """Mean and standard deviation (B, C, h, w) of each picture, encoded alone.
+
+        A batch size changes the last bits, and the cache is empty after a restart: encoded together, a
+        picture's bits would depend on which neighbours it first came with, and a resumed fit would differ.
+        """
+        pairs = []
+        for example in examples:
+            pair = self.posteriors.get(example.key)
+            if pair is None:
+                pixels = to_pixels([example.image]).to(self.backbone.device, self.backbone.vae.dtype)
+                distribution = self.backbone.vae.encode(pixels).latent_dist
+                pair = (distribution.mean[0].float(), distribution.std[0].float())
+            if example.key is not None:
+                self.posteriors[example.key] = pair
+            pairs.append(pair)
         return torch.stack([mean for mean, _ in pairs]), torch.stack([std for _, std in pairs])
 
     def latents(self, examples: list[Example], source: torch.Generator) -> torch.Tensor:
@@ -168,12 +173,12 @@ def fit(
 ) -> float:
     """Train the adapter `default` that is on the UNet and return the mean loss of the last tenth of the steps.
 
-    That mean is NaN if no step was left to take. `examples(step, rng)` gives one micro-batch; `loss(noised, predict)` calls `predict` with the adapter it
-    needs: "default", "reference" or None for the base model, the last two without gradients, and
-    "default" last, so that gradient checkpointing recomputes with it. All randomness of optimiser step s
-    comes from (seed, s, micro-batch), so a run resumed from a checkpoint in `work` takes exactly the steps
-    that an uninterrupted one would. Raises FloatingPointError if the loss is not finite; the checkpoints
-    before it stay.
+    That mean is NaN if no step was left to take. `examples(step, rng)` gives one micro-batch; `loss(noised,
+    predict)` calls `predict` with the adapter it needs: "default", "reference" or None for the base model,
+    the last two without gradients, and "default" last, so that gradient checkpointing recomputes with it.
+    All randomness of optimiser step s comes from (seed, s, micro-batch), so a run resumed from a checkpoint
+    in `work` takes exactly the steps that an uninterrupted one would. Raises FloatingPointError if the loss
+    is not finite; the checkpoints before it stay.
     """
     adapters.activate(backbone.unet, adapters.TRAINED)
     trained = adapters.parameters(backbone.unet)

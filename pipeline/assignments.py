@@ -24,6 +24,9 @@ Kept = dict[str, tuple[tuple[str, str], ...]]
 def load_combinations(config: RunConfig) -> list[Combination]:
     """Every combination of the run with its prompts filled in and its pictures opened once."""
     combinations = []
+    if unknown := sorted(set(config.queries) - {folder.name for folder in config.combinations}):
+        known = ", ".join(folder.name for folder in config.combinations)
+        raise ValueError(f"queries.{unknown[0]}: no such combination; the run has {known}")
     for folder in config.combinations:
         combination = load_combination(folder, config.queries.get(folder.name))
         check_images(combination)
@@ -37,6 +40,11 @@ def check_models(config: RunConfig) -> None:
     for part, name in {**names, **config.models.embedders.chosen}.items():
         if not (models.is_hub_id(name) or (part == "" and models.RANDOM_SDXL.fullmatch(name))):
             models.find_folder(name, part)
+
+
+def _located(name: str) -> str:
+    """A model's name with a folder made absolute: workers do not start in the driver's folder."""
+    return str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name
 
 
 def sampling_of(config: RunConfig) -> Sampling:
@@ -56,7 +64,7 @@ def hyperparameters_of(config: RunConfig) -> dict:
             close = difflib.get_close_matches(key, settable, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
             raise ValueError(f"method.{key}: {config.method.name} has no such hyperparameter; {hint}")
-    judges = {"detector": config.models.detector, "segmenter": config.models.segmenter}
+    judges = {"detector": _located(config.models.detector), "segmenter": _located(config.models.segmenter)}
     values = {**config.method.hyperparameters, "sampling": sampling_of(config), **{k: v for k, v in judges.items() if k in known}}
     method(**values)
     return values
@@ -78,7 +86,7 @@ def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]
     values = hyperparameters_of(config)
     return [
         FitJob(
-            combination=combination, method=config.method.name, hyperparameters=values, backbone=config.models.backbone,
+            combination=combination, method=config.method.name, hyperparameters=values, backbone=_located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
             seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).steps,
         )
@@ -93,7 +101,7 @@ def refits(
     retraining = RetrainSettings(**config.retrain.model_dump())
     return [
         FitJob(
-            combination=combination, method=config.method.name, hyperparameters={}, backbone=config.models.backbone,
+            combination=combination, method=config.method.name, hyperparameters={}, backbone=_located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
             seed=fit_seed(config.seed, combination.key, round + 1), steps=retraining.steps, start=adapter,
             kept=kept[combination.key], round=round, retraining=retraining, run_dir=str(run_dir),
@@ -118,7 +126,11 @@ def stage_settings(config: RunConfig, run_dir: Path, combinations: list[Combinat
     """What the workers of a sweep are built from."""
     return StageSettings(
         run_dir=str(run_dir),
-        models={"backbone": config.models.backbone, "detector": config.models.detector, "embedders": config.models.embedders.chosen},
+        models={
+            "backbone": _located(config.models.backbone),
+            "detector": _located(config.models.detector),
+            "embedders": {kind: _located(name) for kind, name in config.models.embedders.chosen.items()},
+        },
         method=config.method.name,
         sampling=sampling_of(config),
         threshold=config.score.threshold,

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from pipeline.config import Cluster
+from pipeline.config import Cluster, Slot
 
 OBJECT_STORE_BYTES = 400_000_000
 # Map actors reserve their CPUs; a local Ray whose pools hold all of them has none left for the writers
 # and hangs, so it is told of two more than the machine has. They are bookkeeping, not threads.
 SPARE_CPUS = 2
+WRITE_CPUS = 0.25
 
 
 def _start_options(cluster: Cluster) -> dict:
@@ -28,33 +30,54 @@ def _start_options(cluster: Cluster) -> dict:
     }
 
 
-def require(cluster: Cluster, available: dict[str, float]) -> None:
+def placeable(slots: list[Slot], nodes: list[dict[str, float]]) -> bool:
+    """Whether one worker of each slot fits on the nodes at once, the largest placed first.
+
+    A worker cannot span nodes, a fraction of a GPU must come from one GPU, and 2.5 GPUs do not exist.
+    """
+    free_cpus = [node.get("CPU", 0.0) for node in nodes]
+    free_gpus = [[1.0] * int(node.get("GPU", 0)) for node in nodes]
+    for slot in sorted(slots, key=lambda s: (s.gpus, s.cpus), reverse=True):
+        for n, gpus in enumerate(free_gpus):
+            share, count = (slot.gpus, 1) if slot.gpus < 1 else (1.0, round(slot.gpus))
+            fitting = [i for i, free in enumerate(gpus) if free >= share - 1e-6][:count] if slot.gpus else []
+            if free_cpus[n] >= slot.cpus and (not slot.gpus or len(fitting) == count):
+                free_cpus[n] -= slot.cpus
+                for i in fitting:
+                    gpus[i] -= share
+                break
+        else:
+            return False
+    return True
+
+
+def require(cluster: Cluster, nodes: list[dict[str, float]]) -> None:
     """Raise ValueError if a worker, or all pools of a sweep together at one actor each, cannot be placed.
 
-    `available` are a cluster's total resources, such as {"CPU": 4.0, "GPU": 1.0}. An autoscaling cluster
-    that starts at zero GPUs reports none until a node is up, so it needs one worker node running.
+    `nodes` holds each node's total resources, such as {"CPU": 4.0, "GPU": 1.0}. An autoscaling cluster
+    that starts at zero GPUs reports none until a node is up, so it needs its first GPU nodes running.
     """
     stages = {"generate": cluster.generate, "detect": cluster.detect, "compare": cluster.compare, "fit": cluster.fit}
-    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 0.0)
+    found = "; ".join(f"{node.get('GPU', 0):g} GPUs and {node.get('CPU', 0):g} CPUs" for node in nodes) or "none"
     for name, slot in stages.items():
-        if slot.gpus > gpus:
+        if slot.gpus > 1 and slot.gpus != int(slot.gpus):
+            raise ValueError(f"cluster.{name}.gpus = {slot.gpus:g}: above one GPU only whole numbers can be placed")
+        if not placeable([slot], nodes):
+            key = "gpus" if not placeable([Slot(gpus=slot.gpus, cpus=0.0)], nodes) else "cpus"
             raise ValueError(
-                f"cluster.{name}.gpus = {slot.gpus:g}: the cluster has {gpus:g} GPUs; start GPU workers, or lower it with "
-                f"--set cluster.{name}.gpus=0 to run on CPUs"
+                f"cluster.{name}.{key} = {getattr(slot, key):g}: no node of the cluster has that (nodes: {found}); "
+                f"start larger workers, or lower it with --set cluster.{name}.{key}=..."
             )
-        if slot.cpus > cpus:
-            raise ValueError(f"cluster.{name}.cpus = {slot.cpus:g}: the cluster has {cpus:g} CPUs; lower it with --set")
-    sweep = [cluster.generate, cluster.detect, cluster.compare]
-    if sum(s.gpus for s in sweep) > gpus:
+    sweep = [cluster.generate, cluster.detect, cluster.compare, Slot(gpus=0.0, cpus=WRITE_CPUS)]
+    if not placeable(sweep, nodes):
         raise ValueError(
-            f"generate, detect and compare together need {sum(s.gpus for s in sweep):g} GPUs, the cluster has {gpus:g}; let the scorers "
-            "share one, such as --set cluster.generate.gpus=0.5 --set cluster.detect.gpus=0.25 --set cluster.compare.gpus=0.25"
+            f"generate, detect and compare do not fit on the cluster together (nodes: {found}), and {WRITE_CPUS:g} CPU must be left to "
+            "write; let the scorers share a GPU, such as --set cluster.detect.gpus=0.5 --set cluster.compare.gpus=0.5"
         )
-    if sum(s.cpus for s in sweep) >= cpus:
-        raise ValueError(
-            f"generate, detect and compare together reserve {sum(s.cpus for s in sweep):g} of {cpus:g} CPUs and leave none "
-            "to write results; lower cluster.detect.cpus or cluster.compare.cpus"
-        )
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
@@ -64,18 +87,18 @@ def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
     Raises ValueError if no cluster answers at the address or it is too small.
     """
     if ray.is_initialized():
-        require(cluster, ray.cluster_resources())
+        require(cluster, _nodes())
         yield ray.cluster_resources()
         return
     try:
         ray.init(**_start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (ConnectionError, AuthenticationError) as error:
         raise ValueError(
             f"cluster.address = {cluster.address!r}: no Ray answers there ({str(error).splitlines()[0]}); "
-            "start one with `ray start --head`, or use address: local"
+            "start one with `RAY_AUTH_MODE=token ray start --head`, or use address: local"
         ) from error
     try:
-        require(cluster, ray.cluster_resources())
+        require(cluster, _nodes())
         yield ray.cluster_resources()
     finally:
         ray.shutdown()

@@ -24,6 +24,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 LARGEST_FILE = 1_000_000  # bytes
 NOT_DECIDING = ("name", "runs", "cluster")
+STAGES = ("generate", "detect", "compare", "fit")
 
 
 class Settings(BaseModel):
@@ -48,7 +49,7 @@ class Models(Settings):
     detector: Text = "miniature"
     """OWLv2 weights, which find the subjects in a candidate."""
     segmenter: Text = "miniature"
-    """Segment-anything weights, which turn a box into a mask where a photo has none."""
+    """Segment-anything weights, which cut the subject out of a class prior."""
     embedders: Embedders = Embedders(dreamsim="miniature", dinov2="miniature")
     """Whose opinions compare a detected subject with its photos; at least one."""
 
@@ -171,10 +172,10 @@ class RunConfig(Settings):
     """How an image is judged."""
     retrain: Retraining = Retraining()
     """How a self-training round is fitted."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the frozen models."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen models. float16 is left out: without loss scaling its gradients vanish."""
     cluster: Cluster = Cluster()
-    """Where the work runs. Changes no result."""
+    """Where the work runs. Of it only the kind of device and the threads of a worker change results, in the last bits."""
 
     @field_validator("combinations")
     @classmethod
@@ -222,13 +223,16 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def deciding(dump: dict[str, Any]) -> dict[str, Any]:
     """What of a dumped config decides results: all but placement, the run's name and its folder.
+    Of placement the kind of device and the whole cores of a worker count: sums are split by them.
 
     The name is left out so that runs of the same content can be recognised, and combinations count by
     their key, so that moving the photos is no change. `dump` is `config.model_dump(mode="json")`, or
     the same read back from a file.
     """
     kept = {key: value for key, value in dump.items() if key not in NOT_DECIDING}
-    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]]}
+    cluster = dump["cluster"]
+    workers = {stage: {"cuda": cluster[stage]["gpus"] > 0, "threads": max(1, int(cluster[stage]["cpus"]))} for stage in STAGES}
+    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]], "workers": workers}
 
 
 def config_hash(config: RunConfig) -> str:

@@ -17,7 +17,7 @@ def sweep(chunks, settings, cluster, received):
         for stage in stages:
             row = stage(row)
         (receipt,) = write(row, settings.run_dir).to_pylist()
-        received(receipt["chunk_id"], receipt["candidates"], {stage: receipt[stage] for stage in BUSY})
+        received(receipt["chunk_id"], receipt["candidates"], {key: receipt[key] for key in ("began", *BUSY)})
 
 
 def fit_all(jobs, slot, progress):

@@ -24,11 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Workers:
-    """The two functions that do the heavy work. On Ray: `sweep.sweep` and `training.fit_all`.
-
-    They are passed in, so that this file knows no Ray and the plain loop of the benchmark is the same
-    state machine with other workers.
-    """
+    """The heavy work, passed in so that this file knows no Ray: `sweep.sweep` and `training.fit_all`, or `plain.PLAIN`."""
 
     sweep: Callable
     fit_all: Callable
@@ -44,6 +40,11 @@ def _sweep(
     round = chunks[0].round
     planned = [key.candidate_id for chunk in chunks for key in chunk.keys]
     stored = store.stored_ids(run_dir, round)
+    if foreign := stored - set(planned):
+        raise RunFailedError(
+            f"{run_dir}: round {round} holds {len(foreign)} candidates of another adapter, which was lost and fitted anew; "
+            "move the run folder away and start again, or pick another name"
+        )
     todo = plan.remaining(chunks, stored)
     done = len(planned) - sum(len(chunk.keys) for chunk in todo)
     label = f"round {round} sweep"
@@ -88,6 +89,32 @@ def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], r
     return kept
 
 
+def _kept(run_dir: Path, combinations: list[Combination], round: int) -> Kept:
+    """What a published round kept, as it is stored."""
+    ranks = {row["candidate_id"]: row["rank"] for row in store.read(run_dir, "selections", round).to_pylist()}
+    rows = store.read(run_dir, "candidates", round, ["candidate_id", "combination", "prompt"]).to_pylist()
+    chosen = sorted((row for row in rows if row["candidate_id"] in ranks), key=lambda row: ranks[row["candidate_id"]])
+    return {c.key: tuple((r["candidate_id"], r["prompt"]) for r in chosen if r["combination"] == c.key) for c in combinations}
+
+
+def _draw_and_select(
+    config: RunConfig, combinations: list[Combination], run_dir: Path, adapters: list[Adapter], fit_seconds: float, workers: Workers,
+    progress: Progress, round: int,
+) -> Kept:  # fmt: skip
+    """PLAN, SWEEP, SELECT and PUBLISH. A published round is final: what it kept has trained the next adapter."""
+    if journal.read_marker(run_dir, round, "publish") is not None:
+        return _kept(run_dir, combinations, round)
+    began = time.perf_counter()
+    chunks = assignments.plan_round(config, combinations, adapters, round)
+    busy = _sweep(config, run_dir, combinations, chunks, workers, progress)
+    seconds = {"fit": fit_seconds, "sweep": time.perf_counter() - began, **busy}
+    kept = _select(config, run_dir, combinations, round)
+    payload = {"adapters": {a.combination: a.sha256 for a in adapters}, "kept": sum(map(len, kept.values())), "seconds": seconds}
+    journal.write_marker(run_dir, round, "publish", payload)
+    journal.append_event(run_dir, event="published", round=round, **payload)
+    return kept
+
+
 def _fit(label: str, jobs: list[FitJob], config: RunConfig, workers: Workers, progress: Progress) -> list[Adapter]:
     def report(combination: str, step: int, steps: int) -> None:
         progress(f"{label} {combination}", step, steps)
@@ -107,15 +134,7 @@ def selftrain(config: RunConfig, combinations: list[Combination], run_dir: Path,
     adapters = _fit("fit", assignments.first_fits(config, run_dir, combinations), config, workers, progress)
     fit_seconds = time.perf_counter() - began
     for round in range(config.rounds + 1):
-        began = time.perf_counter()
-        busy = _sweep(config, run_dir, combinations, assignments.plan_round(config, combinations, adapters, round), workers, progress)
-        sweep_seconds = time.perf_counter() - began
-        kept = _select(config, run_dir, combinations, round)
-        seconds = {"fit": fit_seconds, "sweep": sweep_seconds, **busy}
-        if journal.read_marker(run_dir, round, "publish") is None:
-            payload = {"adapters": {a.combination: a.sha256 for a in adapters}, "kept": sum(map(len, kept.values())), "seconds": seconds}
-            journal.write_marker(run_dir, round, "publish", payload)
-            journal.append_event(run_dir, event="published", round=round, **payload)
+        kept = _draw_and_select(config, combinations, run_dir, adapters, fit_seconds, workers, progress, round)
         if round == config.rounds:
             return
         for key in [key for key, chosen in kept.items() if not chosen]:

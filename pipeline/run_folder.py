@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ def sole_driver(run_dir: Path) -> Iterator[None]:
 def _run_dir(config: RunConfig) -> Path:
     if "://" in config.runs:
         raise ValueError(f"runs: {config.runs!r} is an address; only local (or mounted) folders are supported, give a path")
-    return Path(config.runs) / config.name
+    return Path(os.path.abspath(config.runs)) / config.name
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

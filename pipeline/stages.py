@@ -95,6 +95,7 @@ class Generate:
             images=(IMAGES.type, [image.tobytes() for image in images]),
             valid=(pa.list_(pa.bool_()), [is_valid(image) for image in images]),
             side=(pa.int32(), self.backbone.resolution),
+            began=(pa.float64(), time.time() - (time.perf_counter() - began)),
             generate=(pa.float64(), time.perf_counter() - began),
             device=(pa.string(), _device_name(self.backbone.device)),
             dtype=(pa.string(), self.settings.precision),
@@ -185,4 +186,4 @@ def write(table: pa.Table, run_dir: str) -> pa.Table:
         scored.append(ScoredCandidate(candidate=candidate, detections=found, scores=tuple(Score(**s) for s in scores)))
     written = {"device": row["device"], "dtype": row["dtype"], "batch": len(chunk.keys)}
     store.write_chunk(Path(run_dir), chunk.chunk_id, chunk.round, scored, **written)
-    return pa.table({"chunk_id": [chunk.chunk_id], "candidates": [len(scored)], **{stage: [row[stage]] for stage in BUSY}})
+    return pa.table({"chunk_id": [chunk.chunk_id], "candidates": [len(scored)], **{key: [row[key]] for key in ("began", *BUSY)}})

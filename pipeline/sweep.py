@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import plan
+from pipeline.cluster import WRITE_CPUS
 from pipeline.config import Cluster, Pool
 from pipeline.failure import RunFailedError
 from pipeline.stages import BUSY, Compare, Detect, Generate, StageSettings, write
@@ -18,7 +20,6 @@ from pipeline.stages import BUSY, Compare, Detect, Generate, StageSettings, writ
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
 TASK_RETRIES = 2
 ACTOR_RESTARTS = 5
-WRITE_CPUS = 0.25
 
 Receipt = Callable[[str, int, dict[str, float]], None]
 
@@ -35,8 +36,8 @@ def _pool(stage: type, settings: StageSettings, pool: Pool) -> dict:
 
 
 def sweep(chunks: list[plan.Chunk], settings: StageSettings, cluster: Cluster, received: Receipt) -> None:
-    """Draw, score and store every chunk; `received(chunk_id, candidates, busy seconds by stage)` is called as each
-    arrives.
+    """Draw, score and store every chunk; `received(chunk_id, candidates, times)` is called as each arrives, with
+    the busy seconds of each stage and the clock time at which its drawing began.
 
     One chunk is one block, whatever Ray Data would pack together: it would put all of a small manifest
     into one block and so give one actor all the work. Chunks that fail for good are left out without
@@ -46,15 +47,15 @@ def sweep(chunks: list[plan.Chunk], settings: StageSettings, cluster: Cluster, r
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.max_errored_blocks = max(1, int(cluster.max_failed_share * len(chunks)))
+    context.max_errored_blocks = int(cluster.max_failed_share * len(chunks))
     with warnings.catch_warnings():
         # The named parameters that the warning recommends have none for restarts and retries in Ray 2.60.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _chain(plan.to_table(chunks), settings, cluster)
     try:
         for row in dataset.iter_rows():
-            received(row["chunk_id"], row["candidates"], {stage: row[stage] for stage in BUSY})
-    except ray.exceptions.RayError as error:
+            received(row["chunk_id"], row["candidates"], {key: row[key] for key in ("began", *BUSY)})
+    except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as error:
         raise RunFailedError(f"the sweep stopped: {_cause(error)}; what is stored stays, start the same command again to go on") from error
 
 

@@ -9,6 +9,7 @@ import torch
 from mudi import adapters
 from mudi.records import Adapter
 from pipeline.config import Slot
+from pipeline.failure import RunFailedError
 from pipeline.fit_job import FitJob, run_job
 
 # A fit whose worker dies goes on from its last checkpoint in the run folder.
@@ -48,7 +49,7 @@ def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]
     `progress(combination, step, steps)` is called about twice a second for every cell that moved.
     """
     done = {job.combination.key: found for job in jobs if (found := adapters.find(Path(job.out_dir))) is not None}
-    board = ray.remote(_Board).options(num_cpus=0).remote()
+    board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     worker = _fit.options(num_gpus=slot.gpus, num_cpus=slot.cpus)
     open_jobs = {worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.combination.key not in done}
     while open_jobs:
@@ -58,5 +59,20 @@ def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]
             if job.combination.key in steps:
                 progress(job.combination.key, steps[job.combination.key], job.steps)
         for reference in finished:
-            done[open_jobs.pop(reference).combination.key] = ray.get(reference)
+            key = open_jobs.pop(reference).combination.key
+            done[key] = _result(reference, key)
     return [done[job.combination.key] for job in jobs]
+
+
+def _result(reference: ray.ObjectRef, combination: str) -> Adapter:
+    """A finished fit's adapter. A ValueError of the worker comes out as one, everything else as RunFailedError."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ValueError):
+            raise ValueError(f"{combination}: {error.cause}") from error
+        raise RunFailedError(f"the fit of {combination} failed: {error.cause!r}; the checkpoints before it stay") from error
+    except ray.exceptions.RayError as error:
+        raise RunFailedError(
+            f"the fit of {combination} lost its worker {RETRIES + 1} times: {error}; start the same command again"
+        ) from error

@@ -125,7 +125,23 @@ def test_a_wrong_override_is_quoted(write, override, expected):
 def test_the_hash_follows_results_and_ignores_placement(write):
     path = write(GOOD)
     first = config_hash(load_run(path))
-    for same in ("cluster.generate.gpus=1", "runs=elsewhere", "name=other", "combinations=[moved/cat_and_dog]", "sampling.gamma=1"):
+    for same in (
+        "cluster.generate.actors=4",
+        "cluster.generate.cpus=1.5",
+        "runs=elsewhere",
+        "name=other",
+        "combinations=[moved/cat_and_dog]",
+        "sampling.gamma=1",
+    ):
         assert config_hash(load_run(path, [same])) == first, same
-    for other in ("seed=1", "sampling.batch=4", "method.rank=4", "keep=3", "combinations=[cat_and_fox]", "models.backbone=folder"):
+    for other in (
+        "seed=1",
+        "cluster.generate.gpus=1",
+        "cluster.fit.cpus=2",
+        "sampling.batch=4",
+        "method.rank=4",
+        "keep=3",
+        "combinations=[cat_and_fox]",
+        "models.backbone=folder",
+    ):
         assert config_hash(load_run(path, [other])) != first, other

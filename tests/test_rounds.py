@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mudi import adapters
 from pipeline import assignments, journal, rounds, store
 from pipeline.config import load_run
 from pipeline.plain import PLAIN
@@ -97,15 +98,19 @@ def test_a_run_killed_anywhere_ends_like_an_undisturbed_one(undisturbed, tmp_pat
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_done_again(undisturbed, tmp_path):
-    """Workers that would fail are never called."""
-    run_dir = tmp_path / "runs" / "miniature"
+    """Workers that do nothing are enough, every adapter is found, and no table changes."""
+    run_dir = tmp_path / "miniature"
     shutil.copytree(undisturbed, run_dir)
-    config, combinations, _ = small_run(tmp_path / "runs")
+    config, combinations, _ = small_run(tmp_path)
 
     def must_not_run(*_):
         raise AssertionError("a finished run was swept again")
 
-    rounds.selftrain(config, combinations, run_dir, rounds.Workers(must_not_run, PLAIN.fit_all), lambda *_: None)
+    def found(jobs, slot, progress):
+        return [adapters.find(Path(job.out_dir)) for job in jobs]
+
+    rounds.selftrain(config, combinations, run_dir, rounds.Workers(must_not_run, found), lambda *_: None)
+    assert all(ours.equals(theirs) for ours, theirs in zip(table(run_dir), table(undisturbed), strict=True))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 
 from mudi import adapters
 from mudi.adapters import TRAINED, LoraSettings
+from mudi.conditioning import cut_tokens
 from mudi.examples import personal_examples, reference_pictures
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
@@ -19,6 +20,13 @@ from mudi.records import Adapter, Combination, Prompt
 from mudi.sampling import Sampling, draw
 
 PRIOR_STEPS, PRIOR_GUIDANCE = 50, 5.0
+RANGES = {
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank"), (int, 1, 1e7)),
+    **dict.fromkeys(("prior_images", "mix_from_step"), (int, 0, 1e7)),
+    **dict.fromkeys(("mix_probability", "background_weight"), (int | float, 0, 1)),
+    **dict.fromkeys(("learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
+    "prior_weight": (int | float, 0, 1e6),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +60,12 @@ class MuDI:
     def __post_init__(self) -> None:
         if self.objective not in ("prior_preservation", "dco"):
             raise ValueError(f"objective = {self.objective!r}: allowed are 'prior_preservation' and 'dco'")
-        if not 0 <= self.mix_probability <= 1:
-            raise ValueError(f"mix_probability = {self.mix_probability}: allowed are 0 to 1")
+        for name, (kind, low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+                raise ValueError(f"{name} = {value!r}: allowed are {'whole ' if kind is int else ''}numbers from {low:g} to {high:g}")
+        if self.objective == "dco" and self.background_weight != 1:
+            raise ValueError(f"background_weight = {self.background_weight!r}: DCO compares whole predictions; leave it at 1")
 
     def train(
         self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None, round: int = 0
@@ -75,8 +87,11 @@ class MuDI:
             mix_from_step=self.mix_from_step, alpha=self.background_weight,
         )  # fmt: skip
         settings = FitSettings(steps=self.steps, learning_rate=self.learning_rate, batch=self.batch, accumulation=self.accumulation)
-        tail = fit(backbone, examples, self._loss(), settings, work=work, seed=seed, report=report)
-        details = {"seed": seed, "backbone": backbone.name, "final_loss": tail, "hyperparameters": asdict(self)}
+        loss = _dco(self.dco_beta) if self.objective == "dco" else _prior_preservation(self.prior_weight)
+        tail = fit(backbone, examples, loss, settings, work=work, seed=seed, report=report)
+        texts = [picture.caption for picture in pictures] + [prompt.text for prompt in combination.prompts]
+        cut = {text: tokens for text in texts if (tokens := cut_tokens(backbone, text))}
+        details = {"seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": asdict(self)}
         return adapters.save(backbone.unet, out_dir, lora, method=self.name, combination=combination.key, round=round, details=details)
 
     def sample(
@@ -85,9 +100,6 @@ class MuDI:
         """One uint8 image (H, W, 3) a seed, drawn with the adapter."""
         adapters.load(backbone.unet, adapter)
         return draw(backbone, combination, prompt, seeds, self.sampling)
-
-    def _loss(self) -> Loss:
-        return _dco(self.dco_beta) if self.objective == "dco" else _prior_preservation(self.prior_weight)
 
 
 def _prior_preservation(weight: float) -> Loss:
