@@ -16,7 +16,7 @@ from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import stored_corpus
 from mudi.miniature.optimise import in_parallel
 from mudi.miniature.train_detector import train_detector
-from mudi.miniature.train_diffusion import TRAINING_SCENES, Conditioned, encode_corpus, pixels, train_unet, train_vae, whiten
+from mudi.miniature.train_diffusion import TRAINING_SCENES, Conditioned, encode_corpus, pixels, train_decoder, train_unet, train_vae, whiten
 from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
 from mudi.miniature.train_sam import train_sam
 from mudi.miniature.world import SIZE
@@ -26,14 +26,16 @@ STORED = torch.float16
 WHITENED_ON = 4000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Stage -> (function, optimiser steps, pictures a step and process). Two processes: see the model card for hours.
+# Stage -> (function, optimiser steps, pictures a step and process, processes at most, offset of the seed). The
+# embedders' seeds differ so that they are two opinions. The model card says what each stage cost.
 STAGES = {
-    "vae": (train_vae, 4000, 16),
-    "unet": (train_unet, 10_000, 24),
-    "detector": (train_detector, 6000, 32),
-    "dinov2": (train_dinov2, 3000, 64),
-    "dreamsim": (train_dreamsim, 3000, 64),
-    "sam": (train_sam, 2000, 32),
+    "vae": (train_vae, 4000, 16, 2, 0),
+    "decoder": (train_decoder, 1600, 16, 2, 0),
+    "unet": (train_unet, 6000, 24, 2, 0),
+    "detector": (train_detector, 3000, 32, 1, 0),
+    "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
+    "dinov2": (train_dinov2, 2500, 64, 1, 2),
+    "sam": (train_sam, 1200, 16, 1, 3),
 }
 
 
@@ -49,16 +51,16 @@ def train(work: Path, weights: Path, seed: int, workers: int) -> None:
     """Every stage in turn, then `export`. Files in `work` let a stopped training go on; `weights` is replaced."""
     work.mkdir(parents=True, exist_ok=True)
     corpus = stored_corpus(work, TRAINING_SCENES, seed, workers=workers)
-    for stage, (function, steps, batch) in STAGES.items():
+    for stage, (function, steps, batch, most, offset) in STAGES.items():
         if stage == "unet":
             encode_corpus(work, whitened_vae(work, corpus), corpus)
-        in_parallel(function, workers, work, steps, batch, seed)
+        in_parallel(function, min(workers, most), work, steps, batch, seed + offset)
     export(work, weights, seed)
 
 
 def whitened_vae(work: Path, corpus) -> AutoencoderKL:
     """The trained autoencoder with unit-variance latents, measured on the first scenes of the corpus."""
-    vae = restore(work, "vae", architectures.vae())
+    vae = restore(work, "decoder", architectures.vae())
     return whiten(vae, pixels(corpus.images[:WHITENED_ON]))
 
 
