@@ -22,10 +22,10 @@ ATTEMPTS = 10
 BATCH = 8
 
 
-def _draw(backbone: Backbone, subject: Subject, seeds: list[int], steps: int, guidance_scale: float) -> list[np.ndarray]:
-    positive = encode_prompts(backbone, [PROMPT.format(subject.class_noun)]).rows([0] * len(seeds))
+def _draw(backbone: Backbone, prompt: str, negative_prompt: str, seeds: list[int], steps: int, guidance_scale: float) -> list[np.ndarray]:
+    positive = encode_prompts(backbone, [prompt]).rows([0] * len(seeds))
     noise = standard_noise(backbone, generators(seeds))
-    negative = encode_negative(backbone, NEGATIVE)
+    negative = encode_negative(backbone, negative_prompt)
     return decode(backbone, denoise(backbone, noise, positive, negative, steps=steps, guidance_scale=guidance_scale))
 
 
@@ -40,11 +40,12 @@ def _cut_out(image: np.ndarray, subject: Subject, detector, segmenter) -> Segmen
 
 def class_priors(
     backbone: Backbone, combination: Combination, *, count: int, detector: str, segmenter: str, steps: int,
-    guidance_scale: float, seed: int, folder: Path,
+    guidance_scale: float, seed: int, folder: Path, prompt: str = PROMPT,
+    negative_prompt: str = NEGATIVE,
 ) -> list[Picture]:  # fmt: skip
     """`count` pictures of each subject's class by the bare backbone, each with exactly one detected subject.
 
-    Prompt and negative prompt are those of the released code; the training caption is "A photo of a
+    `prompt` has {} for the class noun; the defaults are the released code's. The training caption is "A photo of a
     CLASS" (also there). A picture without exactly one detection at threshold 0.4 is drawn again, up to
     ten times `count` in all; the released code goes on silently then, this raises ValueError, because a
     class the base model cannot draw needs another class noun. Pictures are kept in `folder` as PNG with
@@ -60,7 +61,9 @@ def class_priors(
                 break
             seeds = [seed + owner * 1_000_003 + start + i for i in range(BATCH)]
             stored = folder / subject.key / f"{start:05d}.png"
-            images = _stored_batch(stored) or _draw(backbone, subject, seeds, steps, guidance_scale)
+            images = _stored_batch(stored) or _draw(
+                backbone, prompt.format(subject.class_noun), negative_prompt, seeds, steps, guidance_scale
+            )
             _store_batch(stored, images)
             for row, image in enumerate(images):
                 cut = _cut_out(image, subject, *judge) if found < count and is_valid(image) else None

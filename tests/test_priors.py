@@ -13,7 +13,17 @@ from mudi.priors import THRESHOLD, class_priors
 
 def priors(backbone, combination, folder, count=2):
     return class_priors(
-        backbone, combination, count=count, detector="miniature", segmenter="miniature", steps=12, guidance_scale=4.0, seed=0, folder=folder
+        backbone,
+        combination,
+        count=count,
+        detector="miniature",
+        segmenter="miniature",
+        steps=12,
+        guidance_scale=4.0,
+        seed=0,
+        folder=folder,
+        prompt="a photo of a {}, simple background",
+        negative_prompt="",
     )
 
 
@@ -44,7 +54,7 @@ def test_priors_come_from_the_bare_model_and_again_from_disk(miniature, two_dogs
 
 @pytest.mark.slow
 def test_a_class_that_cannot_be_drawn_is_named(miniature, two_dogs, tmp_path):
-    """Asked for a hat, the detector finds no subject in any of the ten tries for one prior."""
-    unknown = tuple(replace(subject, detection_query="hat") for subject in two_dogs.subjects)
+    """Asked for a lighthouse, the detector finds nothing in any of the ten tries for one prior."""
+    unknown = tuple(replace(subject, detection_query="lighthouse") for subject in two_dogs.subjects)
     with pytest.raises(ValueError, match="class noun 'pink dog'"):
         priors(miniature, replace(two_dogs, subjects=unknown), tmp_path, count=1)

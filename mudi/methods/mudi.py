@@ -15,7 +15,7 @@ from mudi.examples import personal_examples, reference_pictures
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
-from mudi.priors import class_priors
+from mudi.priors import NEGATIVE, PROMPT, class_priors
 from mudi.records import Adapter, Combination, Prompt
 from mudi.sampling import Sampling, draw
 
@@ -35,9 +35,8 @@ class MuDI:
 
     The released code's own default is 2010 steps of DCO with beta 1000 and no priors: `objective="dco"`.
     The two are exclusive, because the released combination compares a class prediction with unrelated
-    noise and so silences the personal gradient. `mix_probability` is 0.3 for two subjects and should be
-    0.6 for more. `background_weight` is the loss weight outside the subjects of a composition; 1, the
-    value used in practice, means no mask.
+    noise and so silences the personal gradient. `mix_probability` should be 0.6 for more than two subjects.
+    `background_weight` is the loss weight off the subjects of a composition; 1, used in practice, is no mask.
     """
 
     name = "mudi"
@@ -49,6 +48,8 @@ class MuDI:
     objective: Literal["prior_preservation", "dco"] = "prior_preservation"
     prior_weight: float = 1.0
     prior_images: int = 50
+    prior_prompt: str = PROMPT
+    prior_negative_prompt: str = NEGATIVE
     dco_beta: float = 1000.0
     mix_probability: float = 0.3
     mix_from_step: int = 0
@@ -80,7 +81,8 @@ class MuDI:
         if self.objective == "prior_preservation" and self.prior_images:
             priors = class_priors(
                 backbone, combination, count=self.prior_images, detector=self.detector, segmenter=self.segmenter, steps=PRIOR_STEPS,
-                guidance_scale=PRIOR_GUIDANCE, seed=seed, folder=work / "priors",
+                guidance_scale=PRIOR_GUIDANCE, seed=seed, folder=work / "priors", prompt=self.prior_prompt,
+                negative_prompt=self.prior_negative_prompt,
             )  # fmt: skip
         examples = personal_examples(
             pictures, priors, size=backbone.resolution, batch=self.batch, mix_probability=self.mix_probability,
