@@ -33,9 +33,8 @@ RANGES = {
 class MuDI:
     """Hyperparameters. Defaults follow the paper's tables: prior preservation and 1200 steps (its dogs).
 
-    The released code's own default is 2010 steps of DCO with beta 1000 and no priors: `objective="dco"`.
-    The two are exclusive, because the released combination compares a class prediction with unrelated
-    noise and so silences the personal gradient. `mix_probability` should be 0.6 for more than two subjects.
+    The released code's default is 2010 steps of DCO without priors: `objective="dco"`. The two are exclusive:
+    combined as released, a class prediction meets unrelated noise and the personal gradient vanishes. `mix_probability` should be 0.6 for more than two subjects.
     `background_weight` is the loss weight off the subjects of a composition; 1, used in practice, is no mask.
     """
 
