@@ -34,8 +34,9 @@ class MuDI:
     """Hyperparameters. Defaults follow the paper's tables: prior preservation and 1200 steps (its dogs).
 
     The released code's default is 2010 steps of DCO without priors: `objective="dco"`. The two are exclusive:
-    combined as released, a class prediction meets unrelated noise and the personal gradient vanishes. `mix_probability` should be 0.6 for more than two subjects.
-    `background_weight` is the loss weight off the subjects of a composition; 1, used in practice, is no mask.
+    combined as released, a class prediction meets unrelated noise and the personal gradient vanishes.
+    `mix_probability` should be 0.6 for more than two subjects. `background_weight` is the loss weight off the
+    subjects of a composition; 1, used in practice, is no mask.
     """
 
     name = "mudi"
