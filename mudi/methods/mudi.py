@@ -35,8 +35,7 @@ class MuDI:
 
     The released code's default is 2010 steps of DCO without priors: `objective="dco"`. The two are exclusive:
     combined as released, a class prediction meets unrelated noise and the personal gradient vanishes.
-    `mix_probability` should be 0.6 for more than two subjects. `background_weight` is the loss weight off the
-    subjects of a composition; 1, used in practice, is no mask.
+    `mix_probability` should be 0.6 for more than two subjects; `background_weight` 1 is no mask, as in practice.
     """
 
     name = "mudi"
