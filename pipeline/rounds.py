@@ -61,7 +61,7 @@ def _sweep(
             progress(label, done, len(planned))
 
         workers.sweep(todo, assignments.stage_settings(config, run_dir, combinations), config.cluster, received)
-    missing = len(set(planned) - set(store.stored_ids(run_dir, round)))
+    missing = len(store.missing(run_dir, round, planned))
     if missing > config.cluster.max_failed_share * len(planned):
         raise RunFailedError(
             f"round {round}: {missing} of {len(planned)} candidates are missing, more than cluster.max_failed_share "

@@ -185,7 +185,3 @@ def sam() -> Sam:
             transformer_dim=width, iou_head_depth=2, iou_head_hidden_dim=32,
         ),
     )  # fmt: skip
-
-
-def parameters_millions(module: torch.nn.Module) -> float:
-    return sum(p.numel() for p in module.parameters()) / 1e6
