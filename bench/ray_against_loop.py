@@ -39,7 +39,7 @@ def main() -> None:
     names = {"backbone": "miniature", "detector": "miniature", "embedders": config.models.embedders.chosen}
     with tempfile.TemporaryDirectory() as folder, connected(config.cluster):
         adapter = adapters.save(
-            backbone.unet,
+            backbone,
             Path(folder) / "adapter",
             LoraSettings(rank=16, alpha=16),
             method="mudi",

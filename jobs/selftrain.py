@@ -5,7 +5,6 @@ mudi selftrain jobs/configs/miniature.yaml --set combinations=[my_pair] --set ro
 ray job submit --working-dir . -- python -m jobs.selftrain jobs/configs/sdxl.yaml
 """
 
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
+from jobs.driver import on_the_cluster_of_this_job
 from jobs.progress import live_progress
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, such as jobs/configs/miniature.yaml.")]
@@ -25,12 +25,13 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline import assignments, report, rounds, summary, sweep, training
     from pipeline.cluster import connected
     from pipeline.config import load_run
+    from pipeline.drawing import Workers
     from pipeline.memory import peak_memory
     from pipeline.run_folder import folder_sha256, open_run, sole_driver
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())
-    config = _on_the_cluster_of_this_job(config)
+    config = on_the_cluster_of_this_job(config)
     assignments.check_models(config)
     assignments.hyperparameters_of(config)
     combinations = assignments.load_combinations(config)
@@ -40,7 +41,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         progress = stack.enter_context(live_progress())
-        rounds.selftrain(config, combinations, run_dir, rounds.Workers(sweep.sweep, training.fit_all), progress)
+        rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
     page = report.write_report(run_dir)
     summary.print_summary(run_dir, config.score.select_by)
     summary.print_stages(run_dir)
@@ -49,21 +50,6 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     for name in ("candidates", "scores", "images", "selections"):
         print(f"{name:<11} {run_dir / name}")
     print(f"report      {page}")
-
-
-def _on_the_cluster_of_this_job(config):
-    """The config with `cluster.address: auto` where Ray says through RAY_ADDRESS that there is a cluster to join."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    if config.cluster.address is not None or not address:
-        return config
-    if address.startswith("http"):
-        raise ValueError(f"RAY_ADDRESS = {address}: an address for `ray job submit`, not for a driver; unset it, or submit this as a job")
-    if any(part.startswith("_ray_pkg_") for part in Path(os.path.abspath(config.runs)).parts):
-        raise ValueError(
-            f"runs = {config.runs!r} lies in the job's own copy of the code, which Ray deletes; give a folder that all nodes share, "
-            "such as --set runs=/shared/runs"
-        )
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "auto"})})
 
 
 if __name__ == "__main__":

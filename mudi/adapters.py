@@ -1,9 +1,10 @@
-"""LoRA adapters on the UNet: attach, switch, save in diffusers' layout with a manifest, load verified."""
+"""Adapters: a LoRA on the UNet, trained token rows, or both; attached, switched, saved with a manifest, loaded verified."""
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mudi import tokens
+from mudi.models import Backbone
 from mudi.records import Adapter
 
 # peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
-WEIGHTS, MANIFEST = "pytorch_lora_weights.safetensors", "manifest.json"
+WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
 TRAINED, REFERENCE = "default", "reference"
 
 
@@ -80,35 +83,57 @@ def file_sha256(path: Path) -> str:
 
 
 def save(
-    unet: nn.Module, folder: Path, settings: LoraSettings, *, method: str, combination: str, round: int, details: dict, name: str = TRAINED
-) -> Adapter:
-    """Write one adapter to `folder` and return it; the folder appears complete or not at all.
+    backbone: Backbone, folder: Path, settings: LoraSettings | None, *, method: str, combination: str, round: int, details: dict,
+    identifiers: Sequence[str] = (), name: str = TRAINED,
+) -> Adapter:  # fmt: skip
+    """Write what is attached to `folder` and return it; the folder appears complete or not at all.
 
-    The weights file is what `StableDiffusionXLPipeline.load_lora_weights` reads; the manifest beside it
-    says what it is, with the sha256 of the weights and `details` (hyperparameters, seed, base model).
+    The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
+    reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
+    `identifiers` in the order they were attached in. The manifest says what it is, with the sha256 and
+    `details` (hyperparameters, seed, base model).
     """
-    from peft import get_peft_model_state_dict
-
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    state = get_peft_model_state_dict(unet, adapter_name=name)
-    tensors = {f"unet.{key}": value.detach().float().cpu().contiguous() for key, value in sorted(state.items())}
-    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
-        raise ValueError(f"adapter for {combination}: {len(broken)} of {len(tensors)} matrices are not finite; lower the learning rate")
-    lora = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": list(settings.targets)}
-    # A single key: safetensors writes several in an order of its own, and equal adapters must have equal bytes.
-    metadata = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in lora.items()}, sort_keys=True)}
-    save_file(tensors, staging / WEIGHTS, metadata=metadata)
-    sha256 = file_sha256(staging / WEIGHTS)
-    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": asdict(settings), **details}
+    if settings is not None:
+        lora = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": list(settings.targets)}
+        # A single key: safetensors writes several in an order of its own, and equal adapters must have equal bytes.
+        metadata = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in lora.items()}, sort_keys=True)}
+        _save_finite(_lora_tensors(backbone.unet, name), staging / WEIGHTS, combination, metadata)
+    if rows := tokens.read_rows(backbone, identifiers):
+        flat = {f"{word}.{key}": row for word, of_word in sorted(rows.items()) for key, row in sorted(of_word.items())}
+        _save_finite(flat, staging / ROWS, combination, {"format": "pt"})
+    sha256 = _contents_sha256(staging)
+    kept = asdict(settings) if settings else None
+    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": kept, **details}
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
 
 
-def _manifest(folder: Path) -> dict:
+def _lora_tensors(unet: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(unet, adapter_name=name)
+    return {f"unet.{key}": value.detach().float().cpu().contiguous() for key, value in sorted(state.items())}
+
+
+def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str, metadata: dict[str, str]) -> None:
+    if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise ValueError(f"adapter for {combination}: {len(broken)} of {len(tensors)} matrices are not finite; lower the learning rate")
+    save_file(tensors, path, metadata=metadata)
+
+
+def _contents_sha256(folder: Path) -> str:
+    """The sha256 of the one weights file, or of the digests of both."""
+    digests = [file_sha256(folder / name) for name in (WEIGHTS, ROWS) if (folder / name).is_file()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict:
+    """What the manifest of an adapter says; ValueError if there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{path}: no such manifest; expected a folder written by this program with {WEIGHTS} and {MANIFEST}")
@@ -117,41 +142,80 @@ def _manifest(folder: Path) -> dict:
 
 def find(folder: Path) -> Adapter | None:
     """The adapter stored in `folder`, or None if there is none or its weights do not match the manifest."""
-    if not (folder / MANIFEST).is_file() or not (folder / WEIGHTS).is_file():
+    if not (folder / MANIFEST).is_file():
         return None
-    manifest = _manifest(folder)
-    if file_sha256(folder / WEIGHTS) != manifest["sha256"]:
+    manifest = read_manifest(folder)
+    if _contents_sha256(folder) != manifest["sha256"]:
         return None
     return Adapter(
         method=manifest["method"], combination=manifest["combination"], round=manifest["round"], path=folder, sha256=manifest["sha256"]
     )
 
 
-def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings:
-    """Put a stored adapter on `unet` under `name`, active; its settings come back.
+def put_on(backbone: Backbone, adapter: Adapter) -> None:
+    """Make the backbone draw with a stored adapter and nothing else: its LoRA, its token rows, or both.
 
-    Raises ValueError if the weights are cut, altered, not finite, or do not fit this UNet exactly.
+    Raises ValueError if a file is cut, altered, not finite, or does not fit this model exactly.
+    """
+    detach(backbone)
+    if read_manifest(adapter.path)["lora"] is not None:
+        load(backbone.unet, adapter)
+    load_rows(backbone, adapter)
+
+
+def detach(backbone: Backbone) -> None:
+    """Take every adapter and every token row off, leaving the base model as it was loaded."""
+    detach_all(backbone.unet)
+    tokens.detach_rows(backbone)
+
+
+def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:
+    """Put the token rows of a stored adapter on, frozen, and return their identifiers; none if it has none."""
+    if not (adapter.path / ROWS).is_file():
+        return ()
+    rows: tokens.Rows = {}
+    for key, row in _verified(adapter, ROWS).items():
+        word, encoder = key.rsplit(".", 1)
+        rows.setdefault(word, {})[encoder] = row
+    tokens.attach_rows(backbone, rows)
+    for parameter in tokens.row_parameters(backbone):
+        parameter.requires_grad_(False)
+    return tuple(rows)
+
+
+def _verified(adapter: Adapter, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of one of the adapter's files, once all its files are known to be what was saved."""
+    path = adapter.path / name
+    if not path.is_file() or _contents_sha256(adapter.path) != adapter.sha256:
+        raise ValueError(f"{path}: contents do not match sha256 {adapter.sha256[:12]}...; restore the file or fit again")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error}); restore the file or fit again") from error
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise ValueError(f"{path}: holds values that are not finite; fit again with a lower learning rate")
+    return tensors
+
+
+def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings:
+    """Put the LoRA of a stored adapter on `unet` under `name`, active; its settings come back.
+
+    Raises ValueError if there is none, or as `put_on` does.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    weights = adapter.path / WEIGHTS
-    lora = _manifest(adapter.path)["lora"]
+    lora = read_manifest(adapter.path)["lora"]
+    if lora is None:
+        raise ValueError(f"{adapter.path}: holds token rows and no LoRA ({adapter.method}); use an adapter of another method")
     settings = LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"]))
-    if file_sha256(weights) != adapter.sha256:
-        raise ValueError(f"{weights}: contents do not match sha256 {adapter.sha256[:12]}...; restore the file or fit again")
-    try:
-        tensors = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"{weights}: not a complete safetensors file ({error}); restore the file or fit again") from error
+    state = {key.removeprefix("unet."): value for key, value in _verified(adapter, WEIGHTS).items()}
     attach(unet, settings, seed=0, name=name)
     present = set(get_peft_model_state_dict(unet, adapter_name=name))
-    state = {key.removeprefix("unet."): value for key, value in tensors.items()}
     if unmatched := sorted(present ^ set(state)):
         raise ValueError(
-            f"{weights}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; was it fitted on another model?"
+            f"{adapter.path / WEIGHTS}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; "
+            "was it fitted on another model?"
         )
-    if not all(value.isfinite().all() for value in state.values()):
-        raise ValueError(f"{weights}: holds values that are not finite; fit again with a lower learning rate")
     set_peft_model_state_dict(unet, state, adapter_name=name)
     activate(unet, name)
     return settings

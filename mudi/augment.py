@@ -1,4 +1,4 @@
-"""Seg-Mix: cut subjects out of their photos and put them side by side on a plain canvas.
+"""Seg-Mix: cut subjects out of their photos and put them side by side on a plain canvas. Cut-Mix: put photos side by side.
 
 Source: MuDI (arXiv 2404.04243), section 3 and Algorithm 1. Where the listing and the released code
 differ, the code is followed: white background, margins from 1 pixel, front subject drawn at random.
@@ -56,13 +56,15 @@ def seg_mix(
     size: int = CANVAS,
     scales: Mapping[int, float] | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
+    overlap: bool = True,
 ) -> Composition:
     """A random composition of two or more subjects, each cut to its mask, resized and pasted with hard edges.
 
     Each subject is resized by s times the largest factor with which it fits its column, with s drawn
     from U(0.75, 1), or fixed as `scales[index]` in (0, 1]. `scales` names every index: the released
     code knows two subjects only and fails with a KeyError on a third. Two subjects are placed exactly
-    as in the released code (`_place_pair`), more in columns (`_place_columns`).
+    as in the released code (`_place_pair`), more in columns (`_place_columns`). Without `overlap` the
+    placement is drawn until no subject covers a pixel of another.
     """
     count = len(segments)
     if count < 2:
@@ -81,9 +83,34 @@ def seg_mix(
     place = _place_pair if count == 2 else _place_columns
     while True:
         image, masks = _paste(pieces, *place(shapes, rng, size), size, background)
+        apart = overlap or masks.sum() == sum(piece.mask.sum() for piece in pieces)
         # A column's jitter can bring a subject right behind its neighbour; a prompt that names both needs both in sight.
-        if masks.any(axis=(1, 2)).all():
+        if apart and masks.any(axis=(1, 2)).all():
             return Composition(image, masks.any(axis=0), tuple(masks), tuple(_tight_box(mask) for mask in masks))
+
+
+def cut_mix(photos: Sequence[np.ndarray], rng: np.random.Generator, size: int = CANVAS) -> Composition:
+    """Two or more whole photos side by side in random order, each the centre of itself, backgrounds and all.
+
+    photos: uint8 (h, w, 3). Each is brought to a short side of `size` and cropped to its central column of
+    size / N pixels (SVDiff, arXiv 2303.11305, as MuDI's unused code has it). Nothing says where in a column
+    the subject is, so `subject_masks` and `boxes` are the columns, in the order of the photos given.
+    """
+    count = len(photos)
+    if count < 2 or size // count < 1:
+        raise ValueError(f"cannot mix {count} photos on {size} pixels; give two or more, and at least one pixel each")
+    edges = [round(i * size / count) for i in range(count + 1)]
+    image, masks = np.zeros((size, size, 3), np.uint8), np.zeros((count, size, size), bool)
+    for index, column in enumerate(rng.permutation(count)):
+        photo = photos[index]
+        left, right = edges[column], edges[column + 1]
+        scale = size / min(photo.shape[:2])
+        width, height = (max(size, round(length * scale)) for length in (photo.shape[1], photo.shape[0]))
+        x, y = (width - (right - left)) // 2, (height - size) // 2
+        resized = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
+        image[:, left:right] = np.asarray(resized)[y : y + size, x : x + right - left]
+        masks[index, :, left:right] = True
+    return Composition(image, masks.any(axis=0), tuple(masks), tuple(_tight_box(mask) for mask in masks))
 
 
 def _crop_to_mask(segment: Segment) -> Segment:

@@ -25,12 +25,11 @@ def join(*parts: Conditioning) -> Conditioning:
     return Conditioning(*(torch.cat([getattr(p, field) for p in parts]) for field in ("states", "pooled", "time_ids")))
 
 
-@torch.no_grad()
 def encode_prompts(backbone: Backbone, texts: list[str]) -> Conditioning:
     """The conditions of `texts`, each padded to the encoders' context and cut there (as diffusers does).
 
     time_ids are (resolution, resolution, 0, 0, resolution, resolution): uncropped and full size, as in
-    MuDI's released training script.
+    MuDI's released training script. The encoders are frozen, so gradients flow into trained token rows only.
     """
     states, pooled = [], None
     encoders = ((backbone.tokenizer, backbone.text_encoder), (backbone.tokenizer_2, backbone.text_encoder_2))

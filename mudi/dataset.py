@@ -3,6 +3,7 @@
 The folder is read as MuDI publishes its own: photos, masks and `metadata.jsonl`, whose first line names
 the subjects, {"id": {"a": "olis corgi", "b": "hta chow chow"}}, and whose other lines each name one
 photo, {"id": "a", "file_name": "a00.jpg", "mask_path": "mask_a00.jpg", "text": "A photo of a olis corgi."}.
+"mask_path" may be left out for methods that cut nothing out.
 The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for.
 
 All that is wrong with a folder is a ValueError of one line that names the file, its line or key, and
@@ -94,10 +95,23 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None) -> 
 
 
 def check_images(combination: Combination) -> None:
-    """Decodes every photo and mask of the combination, and raises on the first that cannot be trained on."""
+    """Decodes every photo, and every mask that is given, and raises on the first that cannot be trained on."""
     for subject in combination.subjects:
         for reference in subject.references:
-            _read_segment(reference)
+            if reference.mask_path is None:
+                read_image(reference.image_path)
+            else:
+                _read_segment(reference)
+
+
+def require_masks(combination: Combination, wanted_by: str) -> None:
+    """Raise ValueError if a photo of the combination has no mask; `wanted_by` is what needs it."""
+    bare = [r.image_path for s in combination.subjects for r in s.references if r.mask_path is None]
+    if bare:
+        raise ValueError(
+            f"{bare[0]}: has no mask ({len(bare)} such photos in {combination.key}), and {wanted_by} cuts the subjects out; "
+            'add "mask_path" to its line in metadata.jsonl'
+        )
 
 
 def load_segments(subject: Subject) -> list[Segment]:
@@ -134,6 +148,8 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> np.nda
 
 def _read_segment(reference: Reference) -> Segment:
     """The photo and the mask of one reference, both upright."""
+    if reference.mask_path is None:
+        raise ValueError(f'{reference.image_path}: has no mask to cut the subject out; add "mask_path" to its line in metadata.jsonl')
     photo, orientation = _decode(reference.image_path)
     return Segment(_flatten(photo, "RGB", "white"), read_mask(reference.mask_path, (photo.height, photo.width), orientation))
 
@@ -240,7 +256,8 @@ def _detection_queries(where: str, queries: Mapping[str, str], subject_keys: Col
 
 def _reference(folder: Path, where: str, entry: Mapping, identifier: str) -> Reference:
     """The photo that one line lists; a caption without the identifier would bind the photo to nothing."""
-    image_path, mask_path = _file_inside(folder, where, entry, "file_name"), _file_inside(folder, where, entry, "mask_path")
+    image_path = _file_inside(folder, where, entry, "file_name")
+    mask_path = _file_inside(folder, where, entry, "mask_path") if "mask_path" in entry else None
     if image_path == mask_path:
         raise ValueError(f'{where}: "mask_path" is the photo itself; name a mask, white on the subject')
     caption = _text(where, entry, "text")

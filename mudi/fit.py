@@ -1,4 +1,4 @@
-"""The one optimisation loop: examples and a loss in, trained LoRA matrices on the UNet out, exactly resumable."""
+"""The one optimisation loop: examples and a loss in, trained LoRA matrices and token rows out, exactly resumable."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from mudi import adapters
+from mudi import adapters, tokens
 from mudi.conditioning import Conditioning, encode_prompts, join
 from mudi.diffusion import alphas_cumprod, to_pixels
 from mudi.models import Backbone
@@ -62,14 +62,20 @@ Report = Callable[[int, float], None]
 
 
 class _Inputs:
-    """Examples to latents and conditions, with both caches: prompts, and posteriors of recurring pictures."""
+    """Examples to latents and conditions, with both caches: prompts, and posteriors of recurring pictures.
+
+    Conditions are encoded anew for every batch while token rows are trained.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self.words_move = bool(tokens.row_parameters(backbone))
         self.conditions: dict[str, Conditioning] = {}
         self.posteriors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def condition(self, prompts: list[str]) -> Conditioning:
+        if self.words_move:
+            return encode_prompts(self.backbone, prompts)
         for prompt in dict.fromkeys(prompts):
             if prompt not in self.conditions:
                 self.conditions[prompt] = encode_prompts(self.backbone, [prompt])
@@ -171,9 +177,9 @@ def _restore(work: Path, trained: list[torch.nn.Parameter], optimiser: torch.opt
 def fit(
     backbone: Backbone, examples: Examples, loss: Loss, settings: FitSettings, *, work: Path, seed: int, report: Report | None = None
 ) -> float:
-    """Train the adapter `default` that is on the UNet and return the mean loss of the last tenth of the steps.
+    """Train the adapter `default` and the token rows that are on the backbone; the mean loss of the last tenth of the steps.
 
-    That mean is NaN if no step was left to take. `examples(step, rng)` gives one micro-batch; `loss(noised,
+    Either may be absent, not both. The mean is NaN if no step was left to take. `examples(step, rng)` gives one micro-batch; `loss(noised,
     predict)` calls `predict` with the adapter it needs: "default", "reference" or None for the base model,
     the last two without gradients, and "default" last, so that gradient checkpointing recomputes with it.
     All randomness of optimiser step s comes from (seed, s, micro-batch), so a run resumed from a checkpoint
@@ -181,7 +187,7 @@ def fit(
     is not finite; the checkpoints before it stay.
     """
     adapters.activate(backbone.unet, adapters.TRAINED)
-    trained = adapters.parameters(backbone.unet)
+    trained = [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)]
     optimiser = torch.optim.AdamW(trained, settings.learning_rate, betas=(0.9, 0.999), weight_decay=settings.weight_decay, fused=True)
     inputs, alphas, tail = _Inputs(backbone), alphas_cumprod(backbone), []
     for step in range(_restore(work, trained, optimiser), settings.steps):

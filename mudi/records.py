@@ -17,10 +17,10 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """One photo of a subject; the mask is white on the subject and has the photo's size."""
+    """One photo of a subject; the mask, None if there is none, is white on the subject and has the photo's size."""
 
     image_path: Path
-    mask_path: Path
+    mask_path: Path | None
     caption: str
 
 

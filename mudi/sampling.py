@@ -18,16 +18,23 @@ from mudi.records import Combination, Prompt
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How pictures are drawn. Defaults: stock SDXL (Euler, 50 steps, guidance 5), MuDI's negative prompt and
-    gamma (paper, section 4 and appendix B). `gamma` in 0..1 scales the mean shift; 0 is plain noise."""
+    gamma (paper, section 4 and appendix B). `gamma` in 0..1 scales the mean shift; 0 is plain noise. "{subjects}"
+    in the negative prompt stands for the super-categories, "a dog and a dog". `scales` fixes the size of each
+    subject in a composition, in their order, as a share of the largest that fits, as the released code's
+    `relative_scale` does for two; None draws it. `overlap` False keeps the subjects of a composition apart."""
 
     steps: int = 50
     guidance_scale: float = 5.0
     negative_prompt: str | None = "sticker, collage."
     gamma: float = 1.0
+    scales: tuple[float, ...] | None = None
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma = {self.gamma}: allowed are 0 (no mean shift) to 1 (the paper's default)")
+        if self.scales is not None and not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales = {self.scales}: allowed are shares above 0 and up to 1, one a subject")
 
 
 Segments = list[list[Segment]]
@@ -38,7 +45,7 @@ def subject_segments(combination: Combination) -> Segments:
     return [load_segments(subject) for subject in combination.subjects]
 
 
-def shifted_noise(backbone: Backbone, segments: Segments, seeds: Sequence[int], gamma: float) -> torch.Tensor:
+def shifted_noise(backbone: Backbone, segments: Segments, seeds: Sequence[int], options: Sampling) -> torch.Tensor:
     """Initial noise (B, C, h, w) of the candidates, each from its own seed.
 
     A fresh Seg-Mix composition of randomly chosen references shifts the mean (MuDI, eq. 3). The
@@ -46,18 +53,19 @@ def shifted_noise(backbone: Backbone, segments: Segments, seeds: Sequence[int], 
     gamma 1 are paired.
     """
     noise = standard_noise(backbone, generators(seeds))
-    if gamma == 0:
+    if options.gamma == 0:
         return noise
+    scales = None if options.scales is None else dict(enumerate(options.scales))
     compositions = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
         chosen = [options[rng.integers(len(options))] for options in segments]
-        compositions.append(seg_mix(chosen, rng, size=backbone.resolution))
+        compositions.append(seg_mix(chosen, rng, size=backbone.resolution, scales=scales, overlap=options.overlap))
     # One at a time: the bits of an encoding must not depend on the neighbours in the batch.
     latents = torch.cat([encode(backbone, [c.image]) for c in compositions]).cpu()
     masks = torch.from_numpy(np.stack([c.mask for c in compositions]))[:, None].float()
     masks = torch.nn.functional.interpolate(masks, latents.shape[-2:], mode="area")
-    return mean_shifted_noise(latents, masks, noise, gamma)
+    return mean_shifted_noise(latents, masks, noise, options.gamma)
 
 
 def draw(
@@ -69,8 +77,13 @@ def draw(
     """
     if segments is None:
         segments = subject_segments(combination) if options.gamma else []
-    noise = shifted_noise(backbone, segments, seeds, options.gamma)
+    noise = shifted_noise(backbone, segments, seeds, options)
     positive = encode_prompts(backbone, [prompt.text]).rows([0] * len(seeds))
-    negative = encode_negative(backbone, options.negative_prompt)
+    negative = encode_negative(backbone, _negative_prompt(combination, options.negative_prompt))
     latents = denoise(backbone, noise, positive, negative, steps=options.steps, guidance_scale=options.guidance_scale)
     return decode(backbone, latents)
+
+
+def _negative_prompt(combination: Combination, template: str | None) -> str | None:
+    classes = " and ".join(f"a {subject.detection_query}" for subject in combination.subjects)
+    return None if template is None else template.replace("{subjects}", classes)

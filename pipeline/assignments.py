@@ -4,16 +4,19 @@ import dataclasses
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mudi import models
-from mudi.dataset import check_images, load_combination
+from mudi.dataset import check_images, load_combination, require_masks
 from mudi.methods import METHODS
+from mudi.methods.mudi import MuDI
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.config import RunConfig
+from pipeline.config import Models, RunConfig
 from pipeline.fit_job import FitJob
 from pipeline.stages import StageSettings
 
@@ -30,6 +33,8 @@ def load_combinations(config: RunConfig) -> list[Combination]:
     for folder in config.combinations:
         combination = load_combination(folder, config.queries.get(folder.name))
         check_images(combination)
+        if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
+            require_masks(combination, config.method.name)
         combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
     return combinations
 
@@ -42,7 +47,7 @@ def check_models(config: RunConfig) -> None:
             models.find_folder(name, part)
 
 
-def _located(name: str) -> str:
+def located(name: str) -> str:
     """A model's name with a folder made absolute: workers do not start in the driver's folder."""
     return str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name
 
@@ -53,20 +58,28 @@ def sampling_of(config: RunConfig) -> Sampling:
 
 
 def hyperparameters_of(config: RunConfig) -> dict:
-    """What the method's dataclass is built from; ValueError for a name or key that it does not have."""
-    if config.method.name not in METHODS:
-        raise ValueError(f"method.name = {config.method.name!r}: allowed are {', '.join(METHODS)}")
-    method = METHODS[config.method.name]
+    """What the run's method is built from; ValueError for a name or key that it does not have."""
+    return method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
+
+
+def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sampling: Sampling, weights: Models) -> dict:
+    """What the dataclass of the method `name` is built from; ValueError, naming the `place` in the file, for what it does not have."""
+    if name not in METHODS:
+        raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(METHODS)}")
+    method = METHODS[name]
     known = {field.name for field in dataclasses.fields(method)}
     settable = sorted(known - {"sampling", "detector", "segmenter"})
-    for key in config.method.hyperparameters:
+    for key in hyperparameters:
         if key not in settable:
             close = difflib.get_close_matches(key, settable, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
-            raise ValueError(f"method.{key}: {config.method.name} has no such hyperparameter; {hint}")
-    judges = {"detector": _located(config.models.detector), "segmenter": _located(config.models.segmenter)}
-    values = {**config.method.hyperparameters, "sampling": sampling_of(config), **{k: v for k, v in judges.items() if k in known}}
-    method(**values)
+            raise ValueError(f"{place}.{key}: {name} has no such hyperparameter; {hint}")
+    judges = {"detector": located(weights.detector), "segmenter": located(weights.segmenter)}
+    values = {**hyperparameters, "sampling": sampling, **judges}
+    try:
+        method(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from None
     return values
 
 
@@ -86,7 +99,8 @@ def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]
     values = hyperparameters_of(config)
     return [
         FitJob(
-            combination=combination, method=config.method.name, hyperparameters=values, backbone=_located(config.models.backbone),
+            label=combination.key, combination=combination, method=config.method.name, hyperparameters=values,
+            backbone=located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
             seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).steps,
         )
@@ -101,7 +115,8 @@ def refits(
     retraining = RetrainSettings(**config.retrain.model_dump())
     return [
         FitJob(
-            combination=combination, method=config.method.name, hyperparameters={}, backbone=_located(config.models.backbone),
+            label=combination.key, combination=combination, method=config.method.name, hyperparameters={},
+            backbone=located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
             seed=fit_seed(config.seed, combination.key, round + 1), steps=retraining.steps, start=adapter,
             kept=kept[combination.key], round=round, retraining=retraining, run_dir=str(run_dir),
@@ -127,12 +142,11 @@ def stage_settings(config: RunConfig, run_dir: Path, combinations: list[Combinat
     return StageSettings(
         run_dir=str(run_dir),
         models={
-            "backbone": _located(config.models.backbone),
-            "detector": _located(config.models.detector),
-            "embedders": {kind: _located(name) for kind, name in config.models.embedders.chosen.items()},
+            "backbone": located(config.models.backbone),
+            "detector": located(config.models.detector),
+            "embedders": {kind: located(name) for kind, name in config.models.embedders.chosen.items()},
         },
-        method=config.method.name,
-        sampling=sampling_of(config),
+        samplings={config.method.name: sampling_of(config)},
         threshold=config.score.threshold,
         precision=config.precision,
         combinations={combination.key: combination for combination in combinations},

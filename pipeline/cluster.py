@@ -57,7 +57,13 @@ def require(cluster: Cluster, nodes: list[dict[str, float]]) -> None:
     `nodes` holds each node's total resources, such as {"CPU": 4.0, "GPU": 1.0}. An autoscaling cluster
     that starts at zero GPUs reports none until a node is up, so it needs its first GPU nodes running.
     """
-    stages = {"generate": cluster.generate, "detect": cluster.detect, "compare": cluster.compare, "fit": cluster.fit}
+    stages = {
+        "generate": cluster.generate,
+        "detect": cluster.detect,
+        "compare": cluster.compare,
+        "judge": cluster.judge,
+        "fit": cluster.fit,
+    }
     found = "; ".join(f"{node.get('GPU', 0):g} GPUs and {node.get('CPU', 0):g} CPUs" for node in nodes) or "none"
     for name, slot in stages.items():
         if slot.gpus > 1 and slot.gpus != int(slot.gpus):

@@ -1,28 +1,21 @@
-"""The run file: what a run is asked to do, as strict and documented models.
+"""The run file: what a run is asked to do, as strict and documented models. Nothing is converted: "3" is no number."""
 
-Nothing is converted ("3" is no number), and every mistake is answered with one line that names its place.
-"""
-
-import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipeline import yaml_lines
+from pipeline.run_file import load_settings
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-LARGEST_FILE = 1_000_000  # bytes
 NOT_DECIDING = ("name", "runs", "cluster")
 STAGES = ("generate", "detect", "compare", "fit")
 
@@ -80,10 +73,14 @@ class Sampling(Settings):
     """Denoising steps of one image."""
     guidance_scale: Amount = 5.0
     """Classifier-free guidance weight; 1 is no guidance."""
-    negative_prompt: Annotated[str, Field(max_length=2000)] = "sticker, collage."
-    """What guidance steers away from; the default is the paper's for MuDI."""
+    negative_prompt: Annotated[str, Field(max_length=2000)] | None = "sticker, collage."
+    """What guidance steers away from; the default is the paper's for MuDI. "{subjects}" stands for the super-categories; null is none."""
     gamma: Share = 1.0
     """Weight of the mean-shifted initial noise (paper equation 3), up to 1; 0 starts from plain noise."""
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    """Size of each subject in a composition, in their order, as a share of the largest that fits; null draws it."""
+    overlap: bool = True
+    """Whether subjects may cover one another in a composition."""
     batch: Count = 8
     """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
 
@@ -133,10 +130,22 @@ class Cluster(Settings):
     """Workers that find subjects."""
     compare: Pool = Pool()
     """Workers that compare them with the photos."""
+    judge: Pool = Pool()
+    """Workers that score stored pictures by further metrics of a benchmark."""
     fit: Slot = Slot()
-    """The worker that fits one adapter."""
+    """The worker that fits one adapter; as many fits run at once as the cluster holds."""
     max_failed_share: Share = 0.05
     """Share of a round's candidates that may fail before the run stops."""
+
+
+def absolute_and_distinct(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Folders of combinations as absolute paths; ValueError if two have one name."""
+    folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+    keys = [folder.name for folder in folders]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"two folders are named {twice[0]!r}; the name identifies the combination, so rename one")
+    return folders
 
 
 class RunConfig(Settings):
@@ -180,12 +189,7 @@ class RunConfig(Settings):
     @field_validator("combinations")
     @classmethod
     def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-        folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
-        keys = [folder.name for folder in folders]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ValueError(f"two folders are named {twice[0]!r}; the name identifies the combination, so rename one")
-        return folders
+        return absolute_and_distinct(folders)
 
     @field_validator("keep")
     @classmethod
@@ -206,19 +210,8 @@ class RunConfig(Settings):
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with overrides such as "sampling.steps=20" applied.
-
-    An override's value is YAML: `combinations=[../a/b]` gives a list. Raises ValueError of one line with
-    file and line, or the override, the key and what to do.
-    """
-    values, lines = _read(path)
-    origins: dict[yaml_lines.Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
-    for override in overrides:
-        origins[_apply(values, override)] = f"--set {override}"
-    try:
-        return RunConfig.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise ValueError(_message(error.errors(), path, origins)) from None
+    """The run file at `path` with overrides applied; see `load_settings`."""
+    return load_settings(RunConfig, path, overrides)
 
 
 def deciding(dump: dict[str, Any]) -> dict[str, Any]:
@@ -230,74 +223,15 @@ def deciding(dump: dict[str, Any]) -> dict[str, Any]:
     the same read back from a file.
     """
     kept = {key: value for key, value in dump.items() if key not in NOT_DECIDING}
-    cluster = dump["cluster"]
-    workers = {stage: {"cuda": cluster[stage]["gpus"] > 0, "threads": max(1, int(cluster[stage]["cpus"]))} for stage in STAGES}
-    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]], "workers": workers}
+    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]], "workers": workers_of(dump["cluster"])}
+
+
+def workers_of(cluster: dict[str, Any]) -> dict[str, Any]:
+    """What of a dumped `cluster` decides results: the kind of device and the threads of each stage's workers."""
+    return {stage: {"cuda": cluster[stage]["gpus"] > 0, "threads": max(1, int(cluster[stage]["cpus"]))} for stage in STAGES}
 
 
 def config_hash(config: RunConfig) -> str:
     """The sha256, in hexadecimal, of the canonical JSON of all that changes results (see `deciding`)."""
     canonical = json.dumps(deciding(config.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[yaml_lines.Key, int]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such run file; check the path")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path}: larger than {LARGEST_FILE} bytes; this is no run file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    try:
-        values, lines = yaml_lines.parse(text)
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from None
-    if not isinstance(values, dict):
-        found = "the run file is empty" if values is None else f"the run file is a {type(values).__name__}, not `key: value` lines"
-        raise ValueError(f"{path}, line 1: {found}; give at least name, combinations, candidates, keep and prompts")
-    return values, lines
-
-
-def _apply(values: dict[str, Any], override: str) -> yaml_lines.Key:
-    """Sets one override in `values` and returns its key."""
-    name, equals, text = override.partition("=")
-    key = tuple(name.strip().split("."))
-    if not equals or not all(key):
-        raise ValueError(f"--set {override}: expected key.sub=value")
-    try:
-        value, _ = yaml_lines.parse(text)
-    except ValueError as error:
-        raise ValueError(f"--set {override}: {error}") from None
-    for depth, part in enumerate(key[:-1], start=1):
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise ValueError(f"--set {override}: {'.'.join(key[:depth])} is a {type(values).__name__} and has no keys; set it as a whole")
-    values[key[-1]] = value
-    return key
-
-
-def _message(errors: Sequence[ErrorDetails], path: Path, origins: dict[yaml_lines.Key, str]) -> str:
-    """One line about the first error, and how many more there are."""
-    first = errors[0]
-    key = tuple(first["loc"])
-    place = next((origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in origins), str(path))
-    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
-    more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{place}: unknown key {name!r}{_suggestion(key)}{more}"
-        case "missing":
-            return f"{place}: missing key {name!r}; add it{more}"
-        case "value_error":
-            return f"{place}: {name}: {first['ctx']['error']}{more}"
-    return f"{place}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {json.dumps(first['input'])[:80]}{more}"
-
-
-def _suggestion(key: yaml_lines.Key) -> str:
-    model: type[BaseModel] = RunConfig
-    for part in key[:-1]:
-        model = model.model_fields[part].annotation
-    close = difflib.get_close_matches(str(key[-1]), model.model_fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(model.model_fields)}"

@@ -1,7 +1,8 @@
 """One adapter to make, described by values, and the function that makes it in whatever process it lands."""
 
 import io
-from collections.abc import Callable
+import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from mudi import models
+from mudi.fit import Report
 from mudi.methods import METHODS
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings, retrain
@@ -19,8 +21,10 @@ from pipeline import store
 @dataclass(frozen=True, kw_only=True)
 class FitJob:
     """One adapter to make. Without `start` it is the method's own first fit; with it, a refit of `start` on the
-    candidates `kept` (id and prompt) of round `round`, which makes the adapter of the round after."""
+    candidates `kept` (id and prompt) of round `round`, which makes the adapter of the round after. `label` names it in
+    progress and errors, and is unlike those of all jobs beside it."""
 
+    label: str
     combination: Combination
     method: str
     hyperparameters: dict
@@ -36,12 +40,35 @@ class FitJob:
     run_dir: str = ""
 
 
-def run_job(job: FitJob, device: str, report: Callable[[int, float], None] | None = None) -> Adapter:
-    """Make the job's adapter in this process; the folder it leaves is complete or absent."""
+def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
+    """Make the job's adapter in this process; the folder it leaves is complete or absent.
+
+    Beside the folder `OUT_DIR.cost.json` says on what it was made and how many seconds that took, loading
+    excluded; of a fit that was killed and went on, those of the last start.
+    """
     backbone = models.load(job.backbone, device, getattr(torch, job.precision))
-    if job.start is None:
-        method = METHODS[job.method](**job.hyperparameters)
-        return method.train(backbone, job.combination, Path(job.out_dir), job.seed, report)
+    began = time.perf_counter()
+    adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
+    cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device)}
+    cost_file(Path(job.out_dir)).write_text(json.dumps(cost))
+    return adapter
+
+
+def cost_file(out_dir: Path) -> Path:
+    """Where `run_job` leaves what an adapter cost."""
+    return out_dir.with_name(out_dir.name + ".cost.json")
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or what the GPU calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _first_fit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
+    return METHODS[job.method](**job.hyperparameters).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
+
+
+def _refit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
     stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _ in job.kept})
     images = [np.asarray(Image.open(io.BytesIO(stored[candidate_id]))) for candidate_id, _ in job.kept]
     prompts = [prompt for _, prompt in job.kept]

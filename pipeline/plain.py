@@ -6,7 +6,7 @@ from mudi import adapters
 from pipeline import plan
 from pipeline.fit_job import run_job
 from pipeline.rounds import Workers
-from pipeline.stages import BUSY, Compare, Detect, Generate, write
+from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, write
 
 
 def sweep(chunks, settings, cluster, received):
@@ -25,10 +25,17 @@ def fit_all(jobs, slot, progress):
     for job in jobs:
 
         def report(step, _, job=job):
-            progress(job.combination.key, step, job.steps)
+            progress(job.label, step, job.steps)
 
         made.append(adapters.find(Path(job.out_dir)) or run_job(job, "cpu", report))
     return made
 
 
-PLAIN = Workers(sweep, fit_all)
+def judge(rows, settings, cluster, received):
+    stage = Judge(settings, 0, 1)
+    for i in range(rows.num_rows):
+        (receipt,) = stage(rows.slice(i, 1)).to_pylist()
+        received(receipt["chunk_id"], receipt["candidates"])
+
+
+PLAIN = Workers(sweep, fit_all, judge)

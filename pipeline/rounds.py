@@ -6,8 +6,6 @@ what is missing, so a killed run is continued by starting it again.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mudi.records import Adapter, Combination
@@ -15,61 +13,8 @@ from mudi.selection import select_top
 from pipeline import assignments, journal, plan, store
 from pipeline.assignments import Kept
 from pipeline.config import RunConfig
-from pipeline.failure import RunFailedError
+from pipeline.drawing import Progress, Workers, draw_missing
 from pipeline.fit_job import FitJob
-from pipeline.stages import BUSY
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The heavy work, passed in so that this file knows no Ray: `sweep.sweep` and `training.fit_all`, or `plain.PLAIN`."""
-
-    sweep: Callable
-    fit_all: Callable
-
-
-def _sweep(
-    config: RunConfig, run_dir: Path, combinations: list[Combination], chunks: list[plan.Chunk], workers: Workers, progress: Progress
-) -> dict[str, float]:
-    """Draw and score what is not stored, then count what is: that the execution finished proves nothing.
-
-    Returns the busy seconds of each stage, summed over its workers.
-    """
-    round = chunks[0].round
-    planned = [key.candidate_id for chunk in chunks for key in chunk.keys]
-    stored = store.stored_ids(run_dir, round)
-    if foreign := stored - set(planned):
-        raise RunFailedError(
-            f"{run_dir}: round {round} holds {len(foreign)} candidates of another adapter, which was lost and fitted anew; "
-            "move the run folder away and start again, or pick another name"
-        )
-    todo = plan.remaining(chunks, stored)
-    done = len(planned) - sum(len(chunk.keys) for chunk in todo)
-    label = f"round {round} sweep"
-    progress(label, done, len(planned))
-    busy = dict.fromkeys(BUSY, 0.0)
-    if todo:
-
-        def received(chunk_id: str, candidates: int, seconds: dict[str, float]) -> None:
-            nonlocal done
-            done += candidates
-            for stage in BUSY:
-                busy[stage] += seconds[stage]
-            journal.append_event(run_dir, event="chunk", round=round, chunk=chunk_id, candidates=candidates, seconds=seconds)
-            progress(label, done, len(planned))
-
-        workers.sweep(todo, assignments.stage_settings(config, run_dir, combinations), config.cluster, received)
-    missing = len(store.missing(run_dir, round, planned))
-    if missing > config.cluster.max_failed_share * len(planned):
-        raise RunFailedError(
-            f"round {round}: {missing} of {len(planned)} candidates are missing, more than cluster.max_failed_share "
-            f"{config.cluster.max_failed_share:g} allows; what is stored stays, start the same command again to draw the rest"
-        )
-    if missing:
-        journal.append_event(run_dir, event="missing", round=round, candidates=missing)
-    return busy
 
 
 def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], round: int) -> Kept:
@@ -106,7 +51,8 @@ def _draw_and_select(
         return _kept(run_dir, combinations, round)
     began = time.perf_counter()
     chunks = assignments.plan_round(config, combinations, adapters, round)
-    busy = _sweep(config, run_dir, combinations, chunks, workers, progress)
+    settings = assignments.stage_settings(config, run_dir, combinations)
+    busy = draw_missing(run_dir, chunks, settings, config.cluster, workers, f"round {round} sweep", progress)
     seconds = {"fit": fit_seconds, "sweep": time.perf_counter() - began, **busy}
     kept = _select(config, run_dir, combinations, round)
     payload = {"adapters": {a.combination: a.sha256 for a in adapters}, "kept": sum(map(len, kept.values())), "seconds": seconds}

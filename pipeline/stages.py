@@ -7,6 +7,7 @@ A worker process starts anew for every sweep and imports this module first, so e
 needs when it is built: torch and the model libraries take 4 (detector) to 13 s (diffusion) of CPU time.
 """
 
+import io
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from mudi.records import Adapter, Candidate, Combination, Detection, Prompt, Score, ScoredCandidate
 from pipeline import plan, store
@@ -28,15 +30,23 @@ BUSY = ("generate", "detect", "compare")
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What every stage is built from: names and numbers, never models, so that it travels cheaply."""
+    """What every stage is built from: names and numbers, never models, so that it travels cheaply. `samplings` by method."""
 
     run_dir: str
     models: dict
-    method: str
-    sampling: "Sampling"
+    samplings: dict[str, "Sampling"]
     threshold: float
     precision: str
     combinations: dict[str, Combination] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """What `Judge` is built from: each metric's name with the weights it wants, and the combinations with their prompts."""
+
+    run_dir: str
+    metrics: dict[str, dict]
+    combinations: dict[str, Combination]
 
 
 def _device(gpus: float) -> str:
@@ -79,17 +89,19 @@ class Generate:
         from mudi import adapters
         from mudi.diffusion import is_valid
         from mudi.sampling import draw, subject_segments
+        from pipeline.fit_job import device_name
 
         chunk = plan.from_row(_only_row(table))
         combination = self.settings.combinations[chunk.combination]
         if chunk.adapter_sha256 != self.loaded:
-            adapters.load(self.backbone.unet, self._adapter(chunk))
+            adapters.put_on(self.backbone, _adapter(chunk))
             self.loaded = chunk.adapter_sha256
-        if self.settings.sampling.gamma and chunk.combination not in self.segments:
+        sampling = self.settings.samplings[chunk.keys[0].method]
+        if sampling.gamma and chunk.combination not in self.segments:
             self.segments[chunk.combination] = subject_segments(combination)
         began = time.perf_counter()
         prompt = Prompt(prompt_id=chunk.prompt_id, text=chunk.prompt)
-        images = draw(self.backbone, combination, prompt, chunk.seeds, self.settings.sampling, self.segments.get(chunk.combination, []))
+        images = draw(self.backbone, combination, prompt, chunk.seeds, sampling, self.segments.get(chunk.combination, []))
         return _with(
             table,
             images=(IMAGES.type, [image.tobytes() for image in images]),
@@ -97,21 +109,16 @@ class Generate:
             side=(pa.int32(), self.backbone.resolution),
             began=(pa.float64(), time.time() - (time.perf_counter() - began)),
             generate=(pa.float64(), time.perf_counter() - began),
-            device=(pa.string(), _device_name(self.backbone.device)),
+            device=(pa.string(), device_name(self.backbone.device)),
             dtype=(pa.string(), self.settings.precision),
         )
 
-    def _adapter(self, chunk: plan.Chunk) -> Adapter:
-        return Adapter(
-            method=self.settings.method, combination=chunk.combination, round=chunk.round, path=Path(chunk.adapter_path),
-            sha256=chunk.adapter_sha256,
-        )  # fmt: skip
 
-
-def _device_name(device) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _adapter(chunk: plan.Chunk) -> Adapter:
+    return Adapter(
+        method=chunk.keys[0].method, combination=chunk.combination, round=chunk.round, path=Path(chunk.adapter_path),
+        sha256=chunk.adapter_sha256,
+    )  # fmt: skip
 
 
 def _images(row: dict) -> list[np.ndarray]:
@@ -187,3 +194,29 @@ def write(table: pa.Table, run_dir: str) -> pa.Table:
     written = {"device": row["device"], "dtype": row["dtype"], "batch": len(chunk.keys)}
     store.write_chunk(Path(run_dir), chunk.chunk_id, chunk.round, scored, **written)
     return pa.table({"chunk_id": [chunk.chunk_id], "candidates": [len(scored)], **{key: [row[key]] for key in ("began", *BUSY)}})
+
+
+class Judge:
+    """Scores stored pictures by metrics that a run did not have when they were drawn. A row names a chunk and its metrics."""
+
+    def __init__(self, settings: JudgeSettings, gpus: float, threads: int) -> None:
+        from mudi.metrics import METRICS
+
+        _fix_threads(threads)
+        self.settings = settings
+        self.metrics = {name: METRICS[name](device=_device(gpus), **weights) for name, weights in settings.metrics.items()}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        row, began = _only_row(table), time.time()
+        run_dir = Path(self.settings.run_dir)
+        pictures = [(r, png) for r, png in store.read_chunk(run_dir, row["round"], row["chunk_id"]) if png is not None]
+        if pictures:
+            images = [np.asarray(Image.open(io.BytesIO(png))) for _, png in pictures]
+            combination = self.settings.combinations[pictures[0][0]["combination"]]
+            # The prompt as the user wrote it, whatever the method calls the subjects: all are judged on the same words.
+            (prompt,) = [p for p in combination.prompts if p.prompt_id == pictures[0][0]["prompt_id"]]
+            for name in row["metrics"]:
+                scores = self.metrics[name](images, prompt, combination)
+                by_candidate = {r["candidate_id"]: of_image for (r, _), of_image in zip(pictures, scores, strict=True)}
+                store.write_scores(run_dir, row["chunk_id"], row["round"], name, by_candidate)
+        return pa.table({"chunk_id": [row["chunk_id"]], "candidates": [len(pictures)], "seconds": [time.time() - began]})

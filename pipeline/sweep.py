@@ -14,7 +14,7 @@ from pipeline import plan
 from pipeline.cluster import WRITE_CPUS
 from pipeline.config import Cluster, Pool
 from pipeline.failure import RunFailedError
-from pipeline.stages import BUSY, Compare, Detect, Generate, StageSettings, write
+from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, StageSettings, write
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
@@ -24,7 +24,7 @@ ACTOR_RESTARTS = 5
 Receipt = Callable[[str, int, dict[str, float]], None]
 
 
-def _pool(stage: type, settings: StageSettings, pool: Pool) -> dict:
+def _pool(settings: StageSettings | JudgeSettings, pool: Pool) -> dict:
     return {
         "fn_constructor_kwargs": {"settings": settings, "gpus": pool.gpus, "threads": max(1, int(pool.cpus))},
         "compute": ActorPoolStrategy(min_size=1, max_size=pool.actors),
@@ -44,17 +44,37 @@ def sweep(chunks: list[plan.Chunk], settings: StageSettings, cluster: Cluster, r
     an error up to `max_failed_share`, so the caller counts what is stored; beyond it Ray's error is
     raised. The images never pass the driver: only receipts do.
     """
+    _run(
+        lambda: _chain(plan.to_table(chunks), settings, cluster),
+        len(chunks),
+        cluster,
+        lambda row: received(row["chunk_id"], row["candidates"], {key: row[key] for key in ("began", *BUSY)}),
+    )
+
+
+def judge(rows: pa.Table, settings: JudgeSettings, cluster: Cluster, received: Callable[[str, int], None]) -> None:
+    """Score stored chunks, one a row (chunk_id, round, metrics), by metrics they lack; errors as in `sweep`."""
+
+    def chain() -> ray.data.Dataset:
+        dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+        return dataset.map_batches(Judge, batch_size=1, batch_format="pyarrow", **_pool(settings, cluster.judge))
+
+    _run(chain, rows.num_rows, cluster, lambda row: received(row["chunk_id"], row["candidates"]))
+
+
+def _run(chain: Callable[[], ray.data.Dataset], blocks: int, cluster: Cluster, received: Callable[[dict], None]) -> None:
+    """Execute a chain; `received` is called with each row that comes out."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.max_errored_blocks = int(cluster.max_failed_share * len(chunks))
+    context.max_errored_blocks = int(cluster.max_failed_share * blocks)
     with warnings.catch_warnings():
         # The named parameters that the warning recommends have none for restarts and retries in Ray 2.60.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _chain(plan.to_table(chunks), settings, cluster)
+        dataset = chain()
     try:
         for row in dataset.iter_rows():
-            received(row["chunk_id"], row["candidates"], {key: row[key] for key in ("began", *BUSY)})
+            received(row)
     except (ray.exceptions.RayError, ExecutionTimeoutError, SystemException) as error:
         raise RunFailedError(f"the sweep stopped: {_cause(error)}; what is stored stays, start the same command again to go on") from error
 
@@ -67,7 +87,7 @@ def _cause(error: Exception) -> str:
 def _chain(table: pa.Table, settings: StageSettings, cluster: Cluster) -> ray.data.Dataset:
     dataset = ray.data.from_arrow([table.slice(i, 1) for i in range(table.num_rows)])
     for stage, pool in ((Generate, cluster.generate), (Detect, cluster.detect), (Compare, cluster.compare)):
-        dataset = dataset.map_batches(stage, batch_size=1, batch_format="pyarrow", **_pool(stage, settings, pool))
+        dataset = dataset.map_batches(stage, batch_size=1, batch_format="pyarrow", **_pool(settings, pool))
     dataset = dataset.map_batches(
         write, batch_size=1, batch_format="pyarrow", fn_kwargs={"run_dir": settings.run_dir}, num_cpus=WRITE_CPUS,
         max_retries=TASK_RETRIES,

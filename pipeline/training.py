@@ -38,7 +38,7 @@ def _fit(job: FitJob, gpus: float, threads: int, board) -> Adapter:
 
     def report(step: int, _: float) -> None:
         if step % max(1, job.steps // 50) == 0 or step == job.steps:
-            board.put.remote(job.combination.key, step)
+            board.put.remote(job.label, step)
 
     return run_job(job, "cuda" if gpus else "cpu", report)
 
@@ -48,20 +48,20 @@ def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]
 
     `progress(combination, step, steps)` is called about twice a second for every cell that moved.
     """
-    done = {job.combination.key: found for job in jobs if (found := adapters.find(Path(job.out_dir))) is not None}
+    done = {job.label: found for job in jobs if (found := adapters.find(Path(job.out_dir))) is not None}
     board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     worker = _fit.options(num_gpus=slot.gpus, num_cpus=slot.cpus)
-    open_jobs = {worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.combination.key not in done}
+    open_jobs = {worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.label not in done}
     while open_jobs:
         finished, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
         steps = ray.get(board.get.remote())
         for job in open_jobs.values():
-            if job.combination.key in steps:
-                progress(job.combination.key, steps[job.combination.key], job.steps)
+            if job.label in steps:
+                progress(job.label, steps[job.label], job.steps)
         for reference in finished:
-            key = open_jobs.pop(reference).combination.key
+            key = open_jobs.pop(reference).label
             done[key] = _result(reference, key)
-    return [done[job.combination.key] for job in jobs]
+    return [done[job.label] for job in jobs]
 
 
 def _result(reference: ray.ObjectRef, combination: str) -> Adapter:

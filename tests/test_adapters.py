@@ -29,7 +29,7 @@ def prediction(backbone):
 
 
 def stored(backbone, folder):
-    return adapters.save(backbone.unet, folder, SETTINGS, method="mudi", combination="two", round=0, details={})
+    return adapters.save(backbone, folder, SETTINGS, method="mudi", combination="two", round=0, details={})
 
 
 def test_a_fresh_adapter_changes_nothing(miniature):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mudi.augment import Segment, seg_mix
+from mudi.augment import Segment, cut_mix, seg_mix
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 
@@ -143,3 +143,35 @@ def test_impossible_mixes_are_refused(count, options, message):
 def test_a_segment_needs_a_subject():
     with pytest.raises(ValueError, match="mask is empty"):
         Segment(np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((4, 4), dtype=bool))
+
+
+def test_without_overlap_no_subject_loses_a_pixel():
+    """At scale 1 each block is 480 of 1024 wide, so random margins make most placements overlap; none does here."""
+    segments = [block(40, 40, RED), block(40, 40, GREEN)]
+    full = 45 * 45  # 480 / 1024 of 96 pixels
+    loose = compositions(segments, 40, 96, scales={0: 1.0, 1: 1.0})
+    apart = compositions(segments, 40, 96, scales={0: 1.0, 1: 1.0}, overlap=False)
+    assert any(mask.sum() < full for c in loose for mask in c.subject_masks)
+    assert all(mask.sum() == full for c in apart for mask in c.subject_masks)
+
+
+def test_cut_mix_is_the_central_halves_of_both_photos():
+    """A 30 x 30 photo in three vertical bands of 10, brought to 60: its central 30 columns hold 5 of band 1, 20 of band 2, 5 of band 3."""
+    bands = np.repeat(np.uint8([[10, 100, 200]]), 10, axis=1)[..., None].repeat(30, 0).repeat(3, 2)
+    flat = np.full((30, 30, 3), 50, np.uint8)
+    made = cut_mix([bands, flat], np.random.default_rng(0), size=60)
+    x0, y0, x1, y1 = map(int, made.boxes[0])
+    assert (x1 - x0, y1 - y0) == (30, 60)
+    half = made.image[:, x0:x1, 0].astype(int)
+    assert np.abs(half[:, 12:18] - 100).max() <= 2
+    assert half[:, 0].max() < 60 < 150 < half[:, -1].min()
+    assert (made.image[made.subject_masks[1]] == 50).all()
+
+
+def test_cut_mix_leaves_no_pixel_to_a_background_and_puts_either_photo_left():
+    """The columns partition the canvas, for three photos as well; over 40 draws each photo is on the left in some."""
+    photos = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
+    for count in (2, 3):
+        mixes = [cut_mix(photos[:count], np.random.default_rng(seed), size=50) for seed in range(40)]
+        assert all(np.stack(m.subject_masks).sum(0).min() == 1 == np.stack(m.subject_masks).sum(0).max() for m in mixes)
+        assert {int(m.image[0, 0, 0]) for m in mixes} == {10, 20, 30}.intersection({10 * (i + 1) for i in range(count)})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mudi.examples import kept_examples, mix_prompt, personal_examples, reference_pictures, square_photo
+from mudi.examples import kept_examples, mix_prompt, personal_examples, reference_pictures, seg_mixing, square_photo
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def test_every_reference_is_a_picture_with_its_caption(pictures, two_dogs):
 
 def test_a_third_of_the_items_are_mixes(pictures):
     """At p = 0.3, of 600 items 180 are expected with a standard deviation of 11.2; four of them are 45."""
-    examples = personal_examples(pictures, [], size=48, batch=1, mix_probability=0.3)
+    examples = personal_examples(pictures, [], batch=1, mix=seg_mixing(48), mix_probability=0.3)
     mixes = [e for e in drawn(examples, 0, 600) if e.prompt.endswith("simple background.")]
     assert abs(len(mixes) - 180) < 45
 
@@ -29,20 +29,20 @@ def test_a_third_of_the_items_are_mixes(pictures):
 def test_a_mix_names_both_subjects_in_the_order_drawn(pictures, two_dogs):
     """Both orders occur, since the item drawn first may be either subject, and nothing else does."""
     a, b = (s.phrase for s in two_dogs.subjects)
-    examples = personal_examples(pictures, [], size=48, batch=1, mix_probability=1.0)
+    examples = personal_examples(pictures, [], batch=1, mix=seg_mixing(48), mix_probability=1.0)
     assert {e.prompt for e in drawn(examples, 0, 40)} == {mix_prompt(a, b), mix_prompt(b, a)}
 
 
 def test_mixing_starts_at_its_step_whatever_came_before(pictures):
     """Computed from the step itself: step 9 never mixes, step 10 always, without any call in between."""
-    examples = personal_examples(pictures, [], size=48, batch=1, mix_probability=1.0, mix_from_step=10)
+    examples = personal_examples(pictures, [], batch=1, mix=seg_mixing(48), mix_probability=1.0, mix_from_step=10)
     assert not any("simple background" in e.prompt for e in drawn(examples, 9, 20))
     assert all("simple background" in e.prompt for e in drawn(examples, 10, 20))
 
 
 def test_a_prior_follows_its_subject_and_mixes_with_it(pictures):
     """Instances and priors alternate, of the same class, and one draw decides for both whether they mix."""
-    examples = personal_examples(pictures, pictures, size=48, batch=1, mix_probability=0.5)
+    examples = personal_examples(pictures, pictures, batch=1, mix=seg_mixing(48), mix_probability=0.5)
     for i in range(40):
         own, prior = examples(0, np.random.default_rng(i))
         assert not own.prior
@@ -52,7 +52,7 @@ def test_a_prior_follows_its_subject_and_mixes_with_it(pictures):
 
 def test_the_background_weight_is_alpha_off_the_subjects_and_one_on_them(pictures):
     """Loss weight M (1 - alpha) + alpha takes two values: 1 and alpha = 0.25."""
-    examples = personal_examples(pictures, [], size=48, batch=1, mix_probability=1.0, alpha=0.25)
+    examples = personal_examples(pictures, [], batch=1, mix=seg_mixing(48, alpha=0.25), mix_probability=1.0)
     (example,) = examples(0, np.random.default_rng(0))
     assert set(np.unique(example.weight)) == {0.25, 1.0}
 

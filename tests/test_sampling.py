@@ -13,9 +13,9 @@ FAST = Sampling(steps=3, guidance_scale=2.0, gamma=1.0)
 def test_without_a_shift_the_noise_is_the_plain_one(miniature, two_dogs):
     """gamma 0 and gamma 1 share the Gaussian part: their difference is gamma * E(x) * M and zero off the mask."""
     segments = subject_segments(two_dogs)
-    plain = shifted_noise(miniature, segments, [3], 0.0)
+    plain = shifted_noise(miniature, segments, [3], Sampling(gamma=0.0))
     assert torch.equal(plain, standard_noise(miniature, generators([3])))
-    half, full = (shifted_noise(miniature, segments, [3], gamma) - plain for gamma in (0.5, 1.0))
+    half, full = (shifted_noise(miniature, segments, [3], Sampling(gamma=gamma)) - plain for gamma in (0.5, 1.0))
     torch.testing.assert_close(2 * half, full, rtol=1e-4, atol=1e-5)
     outside = (full == 0).all(1)
     assert outside.any()
@@ -25,8 +25,8 @@ def test_without_a_shift_the_noise_is_the_plain_one(miniature, two_dogs):
 def test_the_shift_of_a_candidate_does_not_depend_on_its_neighbours(miniature, two_dogs):
     """Seed 4 alone and between others starts from the same bytes."""
     segments = subject_segments(two_dogs)
-    together = shifted_noise(miniature, segments, [3, 4, 5], 1.0)
-    assert torch.equal(together[1:2], shifted_noise(miniature, segments, [4], 1.0))
+    together = shifted_noise(miniature, segments, [3, 4, 5], FAST)
+    assert torch.equal(together[1:2], shifted_noise(miniature, segments, [4], FAST))
 
 
 def test_a_chunk_gives_the_same_bytes_whatever_was_drawn_before(miniature, two_dogs):

@@ -1,5 +1,15 @@
 """The personalisation methods by name. A new one is a file here and a line below."""
 
+from mudi.methods.custom_diffusion import CustomDiffusion
+from mudi.methods.cut_mix import CutMix
+from mudi.methods.dreambooth import DreamBooth
 from mudi.methods.mudi import MuDI
+from mudi.methods.textual_inversion import TextualInversion
 
-METHODS = {"mudi": MuDI}
+METHODS = {
+    "mudi": MuDI,
+    "dreambooth": DreamBooth,
+    "cut_mix": CutMix,
+    "textual_inversion": TextualInversion,
+    "custom_diffusion": CustomDiffusion,
+}

@@ -1,0 +1,27 @@
+"""DreamBooth (arXiv 2208.12242) with a LoRA, all subjects fitted jointly: what MuDI is measured against first."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from mudi.adapters import LoraSettings
+from mudi.fit import Report
+from mudi.models import Backbone
+from mudi.personalization import Personalization, personalize
+from mudi.records import Adapter, Combination
+from mudi.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBooth(Personalization):
+    """Hyperparameters: 1000 steps and rank 32 as in MuDI's tables; plain noise and no negative prompt."""
+
+    name: ClassVar[str] = "dreambooth"
+    steps: int = 1000
+    rank: int = 32
+    sampling: Sampling = field(default_factory=lambda: Sampling(negative_prompt=None, gamma=0.0))
+
+    def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
+        """Fit a fresh LoRA on the plain photos of all subjects and store it in `out_dir`."""
+        lora = LoraSettings(rank=self.rank, alpha=self.rank)
+        return personalize(self, backbone, combination, out_dir, seed, lora=lora, report=report)

@@ -1,0 +1,166 @@
+"""What all methods share: the hyperparameters of a fit, how a subject is named, and the way from photos to an adapter."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from mudi import adapters, tokens
+from mudi.adapters import TRAINED, LoraSettings
+from mudi.conditioning import cut_tokens
+from mudi.examples import Mix, personal_examples, reference_pictures
+from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
+from mudi.models import Backbone
+from mudi.objectives import dco_loss, denoising_loss
+from mudi.priors import NEGATIVE, PROMPT, class_priors
+from mudi.records import Adapter, Combination, Prompt, Subject
+from mudi.sampling import Sampling, draw
+
+PRIOR_STEPS, PRIOR_GUIDANCE = 50, 5.0
+OBJECTIVES = ("prior_preservation", "dco", "denoising")
+RANGES = {
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank"), (int, 1, 1e7)),
+    **dict.fromkeys(("prior_images", "mix_from_step"), (int, 0, 1e7)),
+    **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight"), (int | float, 0, 1)),
+    **dict.fromkeys(("learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
+    "prior_weight": (int | float, 0, 1e6),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Personalization:
+    """The hyperparameters that every method has; each method adds its own and sets its defaults.
+
+    The paper's tables use prior preservation throughout. MuDI's released code defaults to DCO without
+    priors: `objective="dco"`. The two are exclusive: combined as released, a class prediction meets unrelated
+    noise and the personal gradient vanishes. "denoising" is neither. `descriptive_class` False names a
+    subject by its super-category, "olis dog" for "olis corgi", in captions and prompts (paper, Table 3).
+    """
+
+    name: ClassVar[str]
+    needs_masks: ClassVar[bool] = False
+
+    steps: int
+    learning_rate: float = 1e-4
+    batch: int = 1
+    accumulation: int = 2
+    objective: Literal["prior_preservation", "dco", "denoising"] = "prior_preservation"
+    prior_weight: float = 1.0
+    prior_images: int = 50
+    prior_prompt: str = PROMPT
+    prior_negative_prompt: str = NEGATIVE
+    dco_beta: float = 1000.0
+    descriptive_class: bool = True
+    detector: str = "miniature"
+    segmenter: str = "miniature"
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective = {self.objective!r}: allowed are {', '.join(map(repr, OBJECTIVES))}")
+        for name, (kind, low, high) in RANGES.items():
+            value = getattr(self, name, None)
+            if hasattr(self, name) and (not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high):
+                raise ValueError(f"{name} = {value!r}: allowed are {'whole ' if kind is int else ''}numbers from {low:g} to {high:g}")
+
+    def view(self, combination: Combination) -> Combination:
+        """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
+        return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
+
+    def sample(
+        self, backbone: Backbone, adapter: Adapter, combination: Combination, prompt: Prompt, seeds: Sequence[int]
+    ) -> list[np.ndarray]:
+        """One uint8 image (H, W, 3) a seed, drawn with the adapter."""
+        adapters.put_on(backbone, adapter)
+        return draw(backbone, combination, prompt, seeds, self.sampling)
+
+
+def _plainly_named(subject: Subject) -> Subject:
+    """The subject with its super-category for a class noun, in its captions too."""
+    pattern = re.compile(rf"\b{re.escape(subject.class_noun)}\b", re.IGNORECASE)
+    references = tuple(replace(r, caption=pattern.sub(subject.detection_query, r.caption)) for r in subject.references)
+    return replace(subject, class_noun=subject.detection_query, references=references)
+
+
+def personalize(
+    options: Personalization, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, *, lora: LoraSettings | None,
+    row_starts: Mapping[str, str] | None = None, mix: Mix | None = None, mix_probability: float = 0.0, mix_from_step: int = 0,
+    report: Report | None = None,
+) -> Adapter:  # fmt: skip
+    """Fit a fresh adapter on the photos and store it in `out_dir`; work in progress lies beside it.
+
+    `lora` says where matrices are trained, None for none; `row_starts` which identifiers get trained rows
+    and from which words these start. `mix` makes a composition of two subjects, with `mix_probability`
+    from optimiser step `mix_from_step` on. Captions name the subjects as `options.view` does.
+    """
+    work = out_dir.with_name(out_dir.name + ".work")
+    combination = options.view(combination)
+    pictures = reference_pictures(combination, backbone.resolution, masks=options.needs_masks)
+    adapters.detach(backbone)
+    priors = []
+    if options.objective == "prior_preservation" and options.prior_images:
+        priors = class_priors(
+            backbone, combination, count=options.prior_images, detector=options.detector, segmenter=options.segmenter,
+            steps=PRIOR_STEPS, guidance_scale=PRIOR_GUIDANCE, seed=seed, folder=work / "priors", prompt=options.prior_prompt,
+            negative_prompt=options.prior_negative_prompt,
+        )  # fmt: skip
+    if lora is not None:
+        adapters.attach(backbone.unet, lora, seed)
+    if row_starts:
+        tokens.attach_rows(backbone, row_starts)
+    examples = personal_examples(
+        pictures, priors, batch=options.batch, mix=mix, mix_probability=mix_probability, mix_from_step=mix_from_step
+    )
+    settings = FitSettings(steps=options.steps, learning_rate=options.learning_rate, batch=options.batch, accumulation=options.accumulation)
+    tail = fit(backbone, examples, LOSSES[options.objective](options), settings, work=work, seed=seed, report=report)
+    texts = [picture.caption for picture in pictures] + [prompt.text for prompt in combination.prompts]
+    cut = {text: count for text in texts if (count := cut_tokens(backbone, text))}
+    trained = [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)]
+    details = {
+        "seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": asdict(options),
+        "parameters": sum(p.numel() for p in trained),
+    }  # fmt: skip
+    return adapters.save(
+        backbone,
+        out_dir,
+        lora,
+        method=options.name,
+        combination=combination.key,
+        round=0,
+        details=details,
+        identifiers=list(row_starts or ()),
+    )
+
+
+def _prior_preservation(options: Personalization) -> Loss:
+    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+        predicted, prior = predict(TRAINED), noised.prior
+        if not prior.any():
+            return denoising_loss(predicted, noised.noise, noised.weights)
+        weights = None if noised.weights is None else noised.weights[~prior]
+        own = denoising_loss(predicted[~prior], noised.noise[~prior], weights)
+        return own + options.prior_weight * denoising_loss(predicted[prior], noised.noise[prior])
+
+    return loss
+
+
+def _dco(options: Personalization) -> Loss:
+    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+        reference = predict(None)
+        return dco_loss(predict(TRAINED), reference, noised.noise, options.dco_beta)
+
+    return loss
+
+
+def _denoising(_: Personalization) -> Loss:
+    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+        return denoising_loss(predict(TRAINED), noised.noise, noised.weights)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[Personalization], Loss]] = {"prior_preservation": _prior_preservation, "dco": _dco, "denoising": _denoising}
