@@ -3,8 +3,10 @@
 import typer
 
 from jobs import entry
+from jobs.benchmark import benchmark
+from jobs.compare import compare
 from jobs.miniature import application as miniature
-from jobs.report import report
+from jobs.report import write
 from jobs.selftrain import selftrain
 
 
@@ -12,6 +14,8 @@ def main() -> None:
     """The `mudi` program."""
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     application.command()(selftrain)
-    application.command()(report)
+    application.command()(benchmark)
+    application.command("report")(write)
+    application.command()(compare)
     application.add_typer(miniature, name="miniature")
     entry.execute(application)

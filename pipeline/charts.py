@@ -10,7 +10,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.summary import Estimate, RoundRow
+from pipeline.statistics import Estimate
+from pipeline.summary import RoundRow
 
 INK = "#010203"
 ACCENT = "#2f7ebc"
@@ -58,10 +59,59 @@ def histogram(values: np.ndarray, edges: np.ndarray, tallest: int, label: str, m
         return _svg(figure)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def dots(rows: Sequence[tuple[str, Estimate | None, Sequence[float]]], label: str, guide: float | None = None) -> Markup:
+    """One line a row, top down: its name, its mean with the interval, and above it its single combinations as small dots.
+
+    A row without a mean says so instead; `guide` draws a dashed line, such as the value of pure chance.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(6.6, 0.75 + 0.32 * len(rows), grid="x")
+        for y, (_, mean, points) in enumerate(rows):
+            if mean is None:
+                axes.text(0.01, y, "no complete value", va="center", fontstyle="italic", alpha=0.7, transform=axes.get_yaxis_transform())
+                continue
+            axes.plot(points, [y - 0.26] * len(points), color=INK, alpha=0.5, linestyle="none", marker="o", markersize=4, markeredgewidth=0)
+            _interval(axes, mean, y)
+        if guide is not None:
+            axes.axvline(guide, color=INK, linewidth=1, linestyle=(0, (4, 2)), alpha=0.7)
+        # Names come from run files: a dollar sign in one is no mathematics.
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], parse_math=False)
+        axes.set_ylim(len(rows) - 0.5, -0.7)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(label, parse_math=False)
+        return _svg(figure)
+
+
+def difference_strip(difference: Estimate, points: Sequence[float], limits: tuple[float, float], guide: float) -> Markup:
+    """A paired difference with its interval below the single combinations' differences.
+
+    The full line is zero; `guide` is the dashed line that a claim must stay above, drawn if it is not zero itself.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(3.6, 0.85, grid="x")
+        axes.axvline(0, color=INK, linewidth=1)
+        if guide:
+            axes.axvline(guide, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        axes.plot(points, [1] * len(points), color=INK, alpha=0.5, linestyle="none", marker="o", markersize=4.5, markeredgewidth=0)
+        _interval(axes, difference, 0)
+        axes.set_ylim(-0.8, 1.8)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlim(limits)
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        return _svg(figure)
+
+
+def _interval(axes: Axes, mean: Estimate, y: float) -> None:
+    below, above = _reach(mean)
+    axes.errorbar([mean.mean], [y], xerr=[[below], [above]], color=ACCENT, linewidth=2, marker="o", markersize=6, capsize=3)
+
+
+def _figure(width: float, height: float, grid: str = "y") -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+    axes.grid(axis=grid, color=INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 

@@ -20,7 +20,8 @@ from pipeline import charts, store
 from pipeline.journal import publish
 from pipeline.plan import WATCHED
 from pipeline.run_folder import read_run
-from pipeline.summary import load_frame, show, summarise
+from pipeline.statistics import show
+from pipeline.summary import load_frame, summarise
 
 LARGEST = 512
 TINY = 128

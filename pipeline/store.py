@@ -10,6 +10,9 @@ a hive folder whose files repeat the column. Any reader of such folders adds it 
     pandas.read_parquet("runs/NAME/candidates")
     duckdb: SELECT * FROM read_parquet('runs/NAME/scores/*/*.parquet')
 
+A metric that is added later has a file of its own beside the chunk's scores, `CHUNK.METRIC.parquet`. A
+benchmark also has `fits`: a row a fit, written when the fit is done.
+
 Only local (or mounted) folders, not `s3://` addresses: publishing relies on atomic renames.
 """
 
@@ -17,7 +20,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,70 +29,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mudi.records import ScoredCandidate
+from mudi.records import Score, ScoredCandidate
 from pipeline.journal import append_event, publish
+from pipeline.tables import (
+    CHUNK_FILES,
+    NO_ROWS,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    BrokenFileError,
+    added_scores,
+    committed_chunks,
+    committed_path,
+    file_schema,
+    paths,
+    read,
+    read_chunk,
+    read_file,
+    read_images,
+)
 
-SCHEMA_VERSION = 1
-
-SCHEMAS = {
-    "candidates": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("run", pa.string()),
-            ("method", pa.string()),
-            ("combination", pa.string()),
-            ("round", pa.int32()),
-            ("prompt_id", pa.string()),
-            ("prompt", pa.string()),
-            ("index", pa.int32()),
-            ("seed", pa.int64()),
-            ("adapter_sha256", pa.string()),
-            ("image_sha256", pa.string()),
-            ("height", pa.int32()),
-            ("width", pa.int32()),
-            ("batch", pa.int32()),
-            ("device", pa.string()),
-            ("dtype", pa.string()),
-            ("seconds", pa.float64()),
-            ("status", pa.string()),
-            ("error", pa.string()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "images": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("round", pa.int32()),
-            ("png", pa.binary()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "scores": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("round", pa.int32()),
-            ("metric", pa.string()),
-            ("value", pa.float64()),
-            ("scorer", pa.string()),
-            ("details", pa.string()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "selections": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("round", pa.int32()),
-            ("rank", pa.int32()),
-            ("value", pa.float64()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-}
-CHUNK_FILES = ("images", "scores", "candidates")
-
-
-class BrokenFileError(ValueError):
-    """A file whose bytes are not what was written."""
+__all__ = [
+    "CHUNK_FILES",
+    "SCHEMAS",
+    "SCHEMA_VERSION",
+    "BrokenFileError",
+    "committed_chunks",
+    "create_tables",
+    "encode_png",
+    "image_sha256",
+    "missing",
+    "read",
+    "read_chunk",
+    "read_images",
+    "stored_ids",
+    "stored_metrics",
+    "write_chunk",
+    "write_fits",
+    "write_scores",
+    "write_selection",
+]
+FIT_OPTIONAL = {"started_from", "kept", "drift", "seconds", "shared_with"}
 
 
 def write_chunk(
@@ -109,7 +88,9 @@ def write_chunk(
     """
     rows = {
         "images": [_image_row(item) for item in scored if item.candidate.image is not None],
-        "scores": [row for item in scored for row in _score_rows(item)],
+        "scores": [
+            row for item in scored if item.candidate.status == "ok" for row in _score_rows(item.candidate.key.candidate_id, item.scores)
+        ],
         "candidates": [{**_candidate_row(item), "device": device, "dtype": dtype, "batch": batch} for item in scored],
     }
     for dataset in CHUNK_FILES:
@@ -122,10 +103,48 @@ def write_selection(run_dir: Path, round: int, ranked: Sequence[tuple[str, int, 
     _publish_rows(run_dir, "selections", round, "selection", rows)
 
 
+def write_scores(run_dir: Path, chunk_id: str, round: int, metric: str, scores_by_candidate: Mapping[str, Sequence[Score]]) -> None:
+    """Adds a metric's scores to a stored chunk, in a file of their own; written again it replaces itself.
+
+    Raises ValueError if the chunk is not stored, a candidate is none of its own or has no score at all (give
+    value None where one could not be computed), or the chunk was drawn with a score of the same name.
+    """
+    path = committed_path(run_dir, round, chunk_id)
+    if "." in chunk_id + metric or "/" in metric:
+        raise ValueError(f"chunk {chunk_id!r}, metric {metric!r}: the dot divides them in a file name; use neither a dot nor a slash")
+    known = set(read_file(run_dir / "candidates" / path, ["candidate_id"])["candidate_id"].to_pylist())
+    if foreign := sorted(set(scores_by_candidate) - known):
+        raise ValueError(f"chunk {chunk_id}: candidate {foreign[0]} is not in it; score the rows that `read_chunk` gives")
+    if empty := [candidate_id for candidate_id, scores in scores_by_candidate.items() if not scores]:
+        raise ValueError(f"chunk {chunk_id}: {metric} gave no score of candidate {empty[0]}; a score that is missing has the value None")
+    drawn_with = set(read_file(run_dir / "scores" / path, ["metric"])["metric"].to_pylist())
+    if twice := sorted(drawn_with & {score.metric for scores in scores_by_candidate.values() for score in scores}):
+        raise ValueError(f"chunk {chunk_id}: has the score {twice[0]!r} since it was drawn; rename the new one, or draw the chunk again")
+    rows = [row for candidate_id, scores in scores_by_candidate.items() for row in _score_rows(candidate_id, scores)]
+    _publish_rows(run_dir, "scores", round, f"{chunk_id}.{metric}", rows)
+
+
+def write_fits(run_dir: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Stores what is known of fits, one row each, under a file name; written again it replaces itself.
+
+    The keys are the columns of `fits` but for round and schema_version. Raises ValueError for other keys, and
+    for a missing value in a column that needs one.
+    """
+    columns = set(SCHEMAS["fits"].names) - {"round", "schema_version"}
+    for row in rows:
+        if unknown := sorted(set(row) - columns):
+            raise ValueError(f"fits {name}: unknown column {unknown[0]!r}; allowed: {', '.join(sorted(columns))}")
+        if lacking := sorted(column for column in columns - FIT_OPTIONAL if row.get(column) is None):
+            raise ValueError(f"fits {name}: column {lacking[0]!r} has no value; only {', '.join(sorted(FIT_OPTIONAL))} may be missing")
+        if row.get("drift") is not None and not math.isfinite(row["drift"]):
+            raise ValueError(f"fits {name}: drift is {row['drift']}; it is finite, or None where it was not measured")
+    _publish_rows(run_dir, "fits", 0, name, [dict(row) for row in rows])
+
+
 def create_tables(run_dir: Path) -> None:
     """Stores an empty file of each dataset, so that queries find the columns before the first candidate."""
     for dataset in SCHEMAS:
-        _publish_rows(run_dir, dataset, 0, "columns", [])
+        _publish_rows(run_dir, dataset, 0, NO_ROWS, [])
 
 
 def stored_ids(run_dir: Path, round: int, statuses: Collection[str] = ("ok", "invalid", "error")) -> set[str]:
@@ -135,9 +154,9 @@ def stored_ids(run_dir: Path, round: int, statuses: Collection[str] = ("ok", "in
     event says so, and its candidates count as not stored. Pass ("ok", "invalid") to draw errors again.
     """
     found: set[str] = set()
-    for path in _paths(run_dir, "candidates", round):
+    for path in paths(run_dir, "candidates", round):
         try:
-            tables = {dataset: _read_file(run_dir / dataset / path) for dataset in CHUNK_FILES}
+            tables = {dataset: read_file(run_dir / dataset / path) for dataset in CHUNK_FILES}
         except (BrokenFileError, FileNotFoundError) as error:
             _quarantine(run_dir, path, str(error))
             continue
@@ -146,36 +165,32 @@ def stored_ids(run_dir: Path, round: int, statuses: Collection[str] = ("ok", "in
     return found
 
 
+def stored_metrics(run_dir: Path, round: int) -> dict[str, set[str]]:
+    """Committed chunk -> the metrics added to it that cover all its images, every added file having been read through.
+
+    A broken file is moved to `_quarantine` alone, an event says so, and it counts as absent: the images are
+    not to blame. A file that lacks an image, one that was drawn again since, counts as absent too.
+    """
+    found: dict[str, set[str]] = {chunk_id: set() for chunk_id in committed_chunks(run_dir, round)}
+    for chunk, added in added_scores(run_dir, round).items():
+        rows = read_file(run_dir / "candidates" / chunk, ["candidate_id", "status"]).to_pylist() if added else []
+        images = {row["candidate_id"] for row in rows if row["status"] == "ok"}
+        for path in added:
+            try:
+                scored = read_file(run_dir / "scores" / path)["candidate_id"].to_pylist()
+            except BrokenFileError as error:
+                _set_aside(run_dir, "scores", path)
+                append_event(run_dir, event="quarantined", chunk=path.stem, round=path.parent.name, reason=str(error))
+                continue
+            if images <= set(scored):
+                found[chunk.stem].add(path.stem.partition(".")[2])
+    return found
+
+
 def missing(run_dir: Path, round: int, planned: Sequence[str]) -> list[str]:
     """The planned candidate ids that are not stored, in the order planned."""
     stored = stored_ids(run_dir, round)
     return [candidate_id for candidate_id in planned if candidate_id not in stored]
-
-
-def read(run_dir: Path, dataset: str, round: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """A dataset's rows, of one round or all, of committed chunks only; no rows if there are none yet.
-
-    Raises ValueError naming the file if one is broken; `stored_ids` sets such files aside.
-    """
-    names = list(columns or SCHEMAS[dataset].names)
-    schema = pa.schema([SCHEMAS[dataset].field(name) for name in names])
-    committed = _paths(run_dir, "selections" if dataset == "selections" else "candidates", round)
-    return pa.concat_tables([schema.empty_table(), *(_read_file(run_dir / dataset / path, names) for path in committed)])
-
-
-def read_images(run_dir: Path, candidate_ids: Collection[str]) -> dict[str, bytes]:
-    """candidate_id -> PNG bytes, opening only the image files that hold one of them."""
-    found: dict[str, bytes] = {}
-    for path in _paths(run_dir, "candidates", None):
-        held = _read_file(run_dir / "candidates" / path, ["candidate_id"])["candidate_id"].to_pylist()
-        if not set(held).isdisjoint(candidate_ids):
-            rows = _read_file(run_dir / "images" / path, ["candidate_id", "png"]).to_pylist()
-            found |= {row["candidate_id"]: row["png"] for row in rows if row["candidate_id"] in candidate_ids}
-    if absent := sorted(set(candidate_ids) - set(found)):
-        raise ValueError(
-            f"{run_dir}: no image of candidate {absent[0]} ({len(absent)} in all); start the run again to draw what is missing"
-        )
-    return found
 
 
 def image_sha256(image: np.ndarray) -> str:
@@ -191,50 +206,28 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _publish_rows(run_dir: Path, dataset: str, round: int, name: str, rows: list[dict[str, Any]]) -> None:
-    schema = _file_schema(dataset)
+    schema = file_schema(dataset)
     table = pa.Table.from_pylist([{**row, "schema_version": SCHEMA_VERSION} for row in rows], schema=schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, write_page_checksum=True, compression="zstd")
     publish(run_dir, f"{dataset}/round={round}/{name}.parquet", buffer.getvalue())
 
 
-def _file_schema(dataset: str) -> pa.Schema:
-    schema = SCHEMAS[dataset]
-    return schema.remove(schema.get_field_index("round"))
-
-
-def _read_file(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One file's columns, `round` from its folder. Raises ValueError naming the file if its bytes are broken."""
-    data = path.read_bytes()
-    dataset, round = path.parent.parent.name, int(path.parent.name.removeprefix("round="))
-    names = list(columns or SCHEMAS[dataset].names)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if not file.schema_arrow.equals(_file_schema(dataset)):
-            raise ValueError(f"{path}: columns differ from version {SCHEMA_VERSION} of {dataset}; read it with the version that wrote it")
-        table = file.read([name for name in names if name != "round"])
-        table.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
-        raise BrokenFileError(f"{path}: broken Parquet file ({' '.join(str(error).split())}); start the run again to redraw it") from None
-    if "round" in names:
-        table = table.append_column("round", pa.array([round] * table.num_rows, pa.int32()))
-    return table.select(names)
-
-
-def _paths(run_dir: Path, dataset: str, round: int | None) -> list[Path]:
-    """A dataset's files relative to its folder, in a fixed order. Those of `candidates` are the committed chunks."""
-    folder = Path(run_dir) / dataset
-    return [path.relative_to(folder) for path in sorted(folder.glob(f"round={'*' if round is None else round}/*.parquet"))]
-
-
 def _quarantine(run_dir: Path, path: Path, reason: str) -> None:
-    """Moves a chunk's files away, candidates first: a chunk half moved is then an uncommitted one."""
+    """Moves a chunk's files away: scores added later first, which must not outlive their images, then the
+    candidates, so that a chunk half moved is an uncommitted one."""
+    for added in added_scores(run_dir, None).get(path, []):
+        _set_aside(run_dir, "scores", added)
     for dataset in reversed(CHUNK_FILES):
-        source, target = run_dir / dataset / path, run_dir / "_quarantine" / dataset / path
-        if source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
+        _set_aside(run_dir, dataset, path)
     append_event(run_dir, event="quarantined", chunk=path.stem, round=path.parent.name, reason=reason)
+
+
+def _set_aside(run_dir: Path, dataset: str, path: Path) -> None:
+    source, target = run_dir / dataset / path, run_dir / "_quarantine" / dataset / path
+    if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
 
 
 def _candidate_row(item: ScoredCandidate) -> dict[str, Any]:
@@ -263,11 +256,13 @@ def _image_row(item: ScoredCandidate) -> dict[str, Any]:
     return {"candidate_id": item.candidate.key.candidate_id, "png": encode_png(item.candidate.image)}
 
 
-def _score_rows(item: ScoredCandidate) -> list[dict[str, Any]]:
+def _score_rows(candidate_id: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
     rows = []
-    for score in item.scores if item.candidate.status == "ok" else ():
+    for score in scores:
         if score.value is not None and not math.isfinite(score.value):
             raise ValueError(f"score {score.metric} is {score.value}; a score is finite, or None where it was not computed")
         details = json.dumps(score.details, sort_keys=True)
-        rows.append({"metric": score.metric, "value": score.value, "scorer": score.scorer, "details": details})
-    return [{"candidate_id": item.candidate.key.candidate_id, **row} for row in rows]
+        rows.append(
+            {"candidate_id": candidate_id, "metric": score.metric, "value": score.value, "scorer": score.scorer, "details": details}
+        )
+    return rows

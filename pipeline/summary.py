@@ -19,21 +19,12 @@ from pipeline import store
 from pipeline.journal import read_marker
 from pipeline.plan import WATCHED
 from pipeline.run_folder import read_run
+from pipeline.statistics import Estimate, show
 
 COUNT = "count_correct"
 RESAMPLES = 2000
 NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
 CELL = ["combination", "prompt_id"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over `count` images with its 95 % interval, None where fewer than two images allow none."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,16 +166,6 @@ def print_stages(run_dir: Path, console: Console | None = None) -> None:
             seconds = published["seconds"]
             table.add_row(str(round), *(f"{seconds[stage]:.1f}" for stage in ("fit", "sweep", "generate", "detect", "compare")))
     console.print(table)
-
-
-def show(value: Estimate | float | None, sign: bool = False) -> str:
-    """ "0.412 [0.380, 0.443]", "0.412", or "-" for None."""
-    form = "+.3f" if sign else ".3f"
-    if value is None:
-        return "-"
-    if isinstance(value, Estimate):
-        return format(value.mean, form) + ("" if value.low is None else f" [{value.low:{form}}, {value.high:{form}}]")
-    return format(value, form)
 
 
 def _round_row(combination: str | None, round: int, frame: pd.DataFrame, planned: int) -> RoundRow:

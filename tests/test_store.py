@@ -162,3 +162,121 @@ def test_a_marker_is_absent_until_it_is_written(tmp_path):
     journal.write_marker(tmp_path, 0, "select", {"kept": 3})
     assert journal.read_marker(tmp_path, 0, "select") == {"kept": 3}
     assert journal.read_marker(tmp_path, 1, "select") is None
+
+
+FIT = {
+    "run": "run", "method": "mudi", "combination": "toys", "fit": 0, "seed": 7, "adapter_sha256": "0",
+    "steps": 10, "parameters": 99, "device": "cpu",
+}  # fmt: skip
+
+
+def extra(value: float | None, metric: str = "beauty") -> tuple[Score, ...]:
+    return (Score(metric=metric, value=value, scorer="tiny"),)
+
+
+def test_scores_of_a_metric_added_later_are_read_with_the_others(run_dir):
+    first, second = write(run_dir, "a", [scored(0), scored(1)])
+    (other,) = write(run_dir, "b", [scored(2, round=1)])
+    store.write_scores(run_dir, "a", 0, "beauty", {first: extra(0.25), second: extra(None)})
+    rows = store.read(run_dir, "scores", 0, ["candidate_id", "metric", "value", "round"]).to_pylist()
+    assert [(r["candidate_id"], r["value"], r["round"]) for r in rows if r["metric"] == "beauty"] == [(first, 0.25, 0), (second, None, 0)]
+    assert len(rows) == 4
+    assert store.read(run_dir, "scores", 1)["candidate_id"].to_pylist() == [other]
+    assert store.stored_metrics(run_dir, 0) == {"a": {"beauty"}}
+    assert store.stored_metrics(run_dir, 1) == {"b": set()}
+    assert len(pd.read_parquet(run_dir / "scores")) == 5
+    store.write_scores(run_dir, "a", 0, "beauty", {first: extra(0.5), second: extra(0.5)})
+    assert store.read(run_dir, "scores", 0).num_rows == 4
+
+
+def test_added_scores_of_a_chunk_that_is_not_committed_are_ignored(run_dir):
+    (candidate_id,) = write(run_dir, "a", [scored(0)])
+    store.write_scores(run_dir, "a", 0, "beauty", {candidate_id: extra(1.0)})
+    (run_dir / "candidates" / "round=0" / "a.parquet").unlink()
+    assert store.read(run_dir, "scores").num_rows == 0
+    assert store.stored_metrics(run_dir, 0) == {}
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied"])
+def test_a_broken_file_of_added_scores_is_set_aside_alone(run_dir, damage):
+    (candidate_id,) = write(run_dir, "a", [scored(0)])
+    for metric in ("beauty", "truth"):
+        store.write_scores(run_dir, "a", 0, metric, {candidate_id: extra(1.0, metric)})
+    path = run_dir / "scores" / "round=0" / "a.beauty.parquet"
+    path.write_bytes(path.read_bytes()[: 0 if damage == "emptied" else -40])
+    with pytest.raises(ValueError, match=r"a\.beauty\.parquet: broken"):
+        store.read(run_dir, "scores")
+    assert store.stored_ids(run_dir, 0) == {candidate_id}
+    assert store.stored_metrics(run_dir, 0) == {"a": {"truth"}}
+    assert (run_dir / "_quarantine" / "scores" / "round=0" / "a.beauty.parquet").exists()
+    assert store.read(run_dir, "scores").num_rows == 2
+    (event,) = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["chunk"]) == ("quarantined", "a.beauty")
+
+
+def test_a_damaged_chunk_takes_its_added_scores_with_it(run_dir):
+    """They are of images that are lost; the chunk drawn again starts without them."""
+    (candidate_id,) = write(run_dir, "a", [scored(0)])
+    store.write_scores(run_dir, "a", 0, "beauty", {candidate_id: extra(1.0)})
+    (run_dir / "images" / "round=0" / "a.parquet").write_bytes(b"")
+    assert store.stored_ids(run_dir, 0) == set()
+    write(run_dir, "a", [scored(0)])
+    assert store.stored_metrics(run_dir, 0) == {"a": set()}
+
+
+def test_added_scores_count_once_they_cover_every_image(run_dir):
+    """The second image failed at first and was drawn later: the scores lack it. An invalid one needs none."""
+    first, second, _ = write(run_dir, "a", [scored(0), scored(1, status="error"), scored(2, status="invalid")])
+    store.write_scores(run_dir, "a", 0, "beauty", {first: extra(1.0)})
+    assert store.stored_metrics(run_dir, 0) == {"a": {"beauty"}}
+    write(run_dir, "a", [scored(0), scored(1), scored(2, status="invalid")])
+    assert store.stored_metrics(run_dir, 0) == {"a": set()}
+    store.write_scores(run_dir, "a", 0, "beauty", {first: extra(1.0), second: extra(None)})
+    assert store.stored_metrics(run_dir, 0) == {"a": {"beauty"}}
+
+
+def test_scores_that_cannot_be_added_are_refused(run_dir):
+    (candidate_id,) = write(run_dir, "a", [scored(0)])
+    for scores, named in (
+        ({"feed": extra(1.0)}, "candidate feed is not in it"),
+        ({candidate_id: ()}, f"beauty gave no score of candidate {candidate_id}"),
+        ({candidate_id: extra(1.0, "dnc")}, "has the score 'dnc' since it was drawn"),
+        ({candidate_id: extra(math.inf)}, "score beauty is inf"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            store.write_scores(run_dir, "a", 0, "beauty", scores)
+    with pytest.raises(ValueError, match="no stored chunk 'b' in round 0"):
+        store.write_scores(run_dir, "b", 0, "beauty", {})
+    with pytest.raises(ValueError, match="use neither a dot nor a slash"):
+        store.write_scores(run_dir, "a", 0, "beauty.2", {})
+    assert store.stored_metrics(run_dir, 0) == {"a": set()}
+
+
+def test_a_chunk_is_read_back_in_its_order(run_dir):
+    items = [scored(3), scored(1, status="invalid"), scored(2)]
+    ids = write(run_dir, "a", items)
+    write(run_dir, "b", [scored(4, round=1)])
+    assert store.committed_chunks(run_dir, 0) == ["a"]
+    rows = store.read_chunk(run_dir, 0, "a")
+    assert [(row["candidate_id"], row["index"], row["round"], png is None) for row, png in rows] == [
+        (ids[0], 3, 0, False), (ids[1], 1, 0, True), (ids[2], 2, 0, False)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(rows[2][1]))), items[2].candidate.image)
+    with pytest.raises(ValueError, match="no stored chunk 'b' in round 0"):
+        store.read_chunk(run_dir, 0, "b")
+
+
+def test_fits_are_stored_once_a_name_with_null_for_what_is_missing(run_dir):
+    store.write_fits(run_dir, "mudi-toys", [FIT])
+    store.write_fits(run_dir, "mudi-toys", [{**FIT, "seconds": 1.5}, {**FIT, "fit": 1, "adapter_sha256": "1", "drift": 0.5}])
+    rows = store.read(run_dir, "fits").to_pylist()
+    assert [(row["fit"], row["round"], row["seconds"], row["drift"]) for row in rows] == [(0, 0, 1.5, None), (1, 0, None, 0.5)]
+    assert len(pd.read_parquet(run_dir / "fits")) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"speed": 1}, "unknown column 'speed'"), ({"steps": None}, "'steps' has no value"), ({"drift": math.nan}, "nan")]
+)
+def test_a_fit_with_wrong_columns_is_refused(run_dir, change, named):
+    with pytest.raises(ValueError, match=named):
+        store.write_fits(run_dir, "mudi-toys", [{**FIT, **change}])
