@@ -1,0 +1,361 @@
+"""The page of a benchmark: it shows the numbers that the tables hold, names what is missing, and needs nothing from outside."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mudi.records import Candidate, CandidateKey, Score, ScoredCandidate
+from pipeline import store
+from pipeline.benchmark_pictures import picture_grids
+from pipeline.benchmark_records import Benchmark, Cell, Claim, Cost, Table, Validity
+from pipeline.benchmark_report import benchmark_page, decimals, write_benchmark_report
+from pipeline.benchmark_tables import benchmark
+from pipeline.statistics import Estimate
+
+METRICS = {"dnc_linear_dreamsim": True, "image_reward": True, "oracle_success": True}
+METHODS = ("dreambooth", "cut_mix", "mudi")
+COMBINATIONS = ("two_dogs", "cat_and_dog")
+
+
+def estimate(mean: float, reach: float = 0.05, count: int = 40) -> Estimate:
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, count=count)
+
+
+def cell(method: str, metric: str, mean: float | None, missing: int = 0, published: float | None = None) -> Cell:
+    per_combination = {} if mean is None else {"two_dogs": mean + 0.1, "cat_and_dog": mean - 0.1}
+    value = None if mean is None else estimate(mean)
+    return Cell(method=method, metric=metric, estimate=value, per_combination=per_combination, missing=missing, published=published)
+
+
+def table(cells: list[Cell]) -> Table:
+    methods, metrics = dict.fromkeys(c.method for c in cells), dict.fromkeys(c.metric for c in cells)
+    return Table(name="main", title="Main comparison", methods=tuple(methods), metrics=tuple(metrics), cells=tuple(cells))
+
+
+def claim(verdict: str, mean: float | None, text: str = "Seg-Mix helps") -> Claim:
+    return Claim(
+        text=text,
+        better="mudi",
+        worse="cut_mix",
+        metric="dnc_linear_dreamsim",
+        margin=0.0,
+        estimate=None if mean is None else estimate(mean),
+        per_combination={} if mean is None else {"two_dogs": mean + 0.02, "cat_and_dog": mean - 0.02},
+        verdict=verdict,
+    )
+
+
+def result(**changed) -> Benchmark:
+    """A complete benchmark of three methods, one table and one claim, with some parts changed."""
+    means = {"dreambooth": 0.217, "cut_mix": 0.318, "mudi": 0.459}
+    values = {
+        "name": "small",
+        "created": "2031-02-03T04:05:06.000+00:00",
+        "metrics": METRICS,
+        "methods": METHODS,
+        "combinations": COMBINATIONS,
+        "tables": (table([cell(method, "dnc_linear_dreamsim", mean, published=0.123) for method, mean in means.items()]),),
+        "claims": (claim("holds", 0.141),),
+        "validity": (),
+        "costs": (Cost(method="mudi", fits=2, fit_seconds=31.25, images=40, seconds_per_image=0.42, parameters=1234567),),
+        "missing": (),
+    }
+    return Benchmark(**{**values, **changed})
+
+
+def run_folder(
+    root: Path,
+    *,
+    images: int = 2,
+    prompts: dict[str, str] | None = None,
+    size: int = 48,
+    methods: tuple[str, ...] = METHODS,
+    combinations: tuple[str, ...] = COMBINATIONS,
+    absent: tuple[str, str] | None = None,
+    backbone: str = "miniature",
+) -> Path:
+    """A benchmark's folder with two fits; a picture is a flat colour. Nothing is drawn for the (method, combination) `absent`."""
+    prompts = prompts or {"p00": "a va dog and a vb cat on the grass", "p01": "a va dog and a vb cat at night"}
+    run_dir = root / "small"
+    run_dir.mkdir()
+    store.create_tables(run_dir)
+    config = {
+        "name": "small",
+        "models": {"backbone": backbone},
+        "methods": {method: {"name": method} for method in methods},
+        "combinations": [f"folder/{key}" for key in combinations],
+        "fits": 2,
+        "images": images,
+        "tables": [{"name": "main", "title": "Main comparison", "methods": list(methods), "metrics": list(METRICS)}],
+        "claims": [{"text": "Seg-Mix helps", "better": methods[-1], "worse": methods[0], "metric": "dnc_linear_dreamsim", "margin": 0.0}],
+    }
+    facts = {
+        "kind": "benchmark",
+        "name": "small",
+        "created": "2031-02-03T04:05:06.000+00:00",
+        "config": config,
+        "config_sha256": "0" * 64,
+        "inputs": {},
+        "subjects": {key: ["va dog", "vb cat"] for key in combinations},
+        "prompts": dict.fromkeys(combinations, prompts),
+        "metrics": METRICS,
+        "seed": 7,
+        "python": "3.12.0",
+        "platform": "Linux",
+        "packages": {"torch": "2.11.0", "ray": None},
+    }
+    (run_dir / "run.json").write_text(json.dumps(facts))
+    cells = [(method, key) for method in methods for key in combinations if (method, key) != absent]
+    fits = [fit_row(method, key, fit) for method, key in cells for fit in range(2)]
+    store.write_fits(run_dir, "fits", fits)
+    for row in fits:
+        items = [drawn(row, prompt_id, text, index, size) for prompt_id, text in prompts.items() for index in range(images)]
+        chunk = f"{row['method']}-{row['combination']}-{row['fit']}"
+        store.write_chunk(run_dir, chunk, 0, items, device="cpu", dtype="float32", batch=images)
+    return run_dir
+
+
+def fit_row(method: str, combination: str, fit: int) -> dict:
+    sha = f"{method}-{combination}-{fit}"
+    fixed = {"run": "small", "started_from": None, "steps": 100, "parameters": 1234567, "kept": None, "drift": None, "device": "cpu"}
+    shared = {"seconds": None, "shared_with": "mudi"} if method == "cut_mix" else {"seconds": 30.0 + fit, "shared_with": None}
+    return {"method": method, "combination": combination, "fit": fit, "seed": fit, "adapter_sha256": sha, **fixed, **shared}
+
+
+def drawn(fit: dict, prompt_id: str, prompt: str, index: int, size: int) -> ScoredCandidate:
+    """A flat picture and its scores; the pictures of fit 1 are white, those of fit 0 darker."""
+    sha, method, combination = fit["adapter_sha256"], fit["method"], fit["combination"]
+    key = CandidateKey(run="small", method=method, combination=combination, prompt_id=prompt_id, index=index, round=0, adapter_sha256=sha)
+    rng = np.random.default_rng([index, *map(ord, sha + prompt_id)])
+    image = np.full((size, size, 3), 255 if fit["fit"] else rng.integers(40, 220, 3), dtype=np.uint8)
+    value = float(rng.uniform(0, 1))
+    details = {
+        "boxes": [[2.0, 8.0, size / 2 - 2, size - 4.0], [size / 2, 6.0, size - 3.0, size - 5.0]],
+        "similarity": [[0.8, 0.3], [0.25, 0.7]],
+    }
+    values = {"count_correct": 1.0, "dnc_linear_dreamsim": value, "image_reward": value - 0.5, "oracle_success": float(value > 0.5)}
+    scores = tuple(
+        Score(metric=metric, value=value, scorer="tiny", details=details if metric.startswith("dnc") else {})
+        for metric, value in values.items()
+    )
+    candidate = Candidate(key=key, prompt=prompt, seed=1000 + index, image=image, status="ok", error=None, seconds=0.5)
+    return ScoredCandidate(candidate=candidate, detections=(), scores=scores)
+
+
+class Page(HTMLParser):
+    """The page's tags, its addresses, its text, and the rows of its tables as lists of cells' texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags, self.addresses, self.text, self.rows, self.bold = [], [], "", [], []
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action", "data")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._cell, self._best = True, ("class", "best") in attrs
+        if tag == "small" and self._cell:
+            self.rows[-1][-1] += " "
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = False
+            if self._best:
+                self.bold.append(self.rows[-1][-1].split()[0])
+
+    def handle_data(self, data):
+        self.text += data
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return run_folder(tmp_path_factory.mktemp("benchmark"))
+
+
+def test_the_numbers_shown_are_those_of_the_tables(folder):
+    """Every cell of every table, digit by digit, from the run's own tables; the whole file is below its budget."""
+    path = write_benchmark_report(folder)
+    rows = {row[0]: row for row in reversed(Page(path.read_text()).rows) if row}
+    (main,) = benchmark(folder).tables
+    assert path.stat().st_size < 30_000_000
+    for method in main.methods:
+        shown = [entry for entry in rows[method][1:] if entry and "." in entry]
+        cells = {cell.metric: cell.estimate for cell in main.cells if cell.method == method}
+        for metric in main.metrics:
+            value = cells[metric]
+            text = f"{value.mean:.3f} {value.low:.3f} – {value.high:.3f}".replace("-", "−")
+            assert text in shown, (method, metric, shown)
+
+
+def test_the_best_is_bold_and_the_papers_number_stands_apart(folder):
+    """0.459 leads; the paper's .123 has its own column, so each row reads method, ours, paper."""
+    text = benchmark_page(folder, result())
+    page = Page(text)
+    assert page.bold == ["0.459"]
+    assert ["mudi", "0.459 0.409 – 0.509", "0.123"] in page.rows
+    assert '<td class="paper">0.123</td>' in text
+    assert "The paper's numbers are of SDXL and other judges; compare directions, never values" in page.text
+
+
+def test_where_lower_is_better_the_lowest_is_bold_and_small_numbers_keep_their_digits(folder):
+    """Of 0.00412 and 0.00071 the largest needs 5 decimals for three digits; drift is better when lower."""
+    assert (decimals([0.00412, 0.00071]), decimals([0.41, 0.002]), decimals([]), decimals([0.0])) == (5, 3, 3, 3)
+    cells = [cell("dreambooth", "drift", 0.00412), cell("mudi", "drift", 0.00071)]
+    assert Page(benchmark_page(folder, result(tables=(table(cells),)))).bold == ["0.00071"]
+
+
+def test_what_is_missing_is_named_and_no_best_is_marked_beside_a_gap(folder):
+    """A method without a value may have been the best; a value over fewer images says how many fewer."""
+    lines = tuple(f"dreambooth / two_dogs / fit 1: {i} of 50 images missing" for i in range(1, 12))
+    cells = [cell("dreambooth", "image_reward", None, missing=9), cell("mudi", "image_reward", 0.4, missing=3)]
+    page = Page(benchmark_page(folder, result(missing=lines, tables=(table(cells),))))
+    assert "Not complete: 11 gaps" in page.text
+    assert all(line in page.text for line in lines)
+    assert ["dreambooth", "– 9 missing"] in page.rows
+    assert ["mudi", "0.400 0.350 – 0.450 3 missing"] in page.rows
+    assert page.bold == []
+    assert "Not complete" not in Page(benchmark_page(folder, result())).text
+
+
+def test_every_verdict_is_shown_as_plainly_as_any_other(folder):
+    claims = (
+        claim("holds", 0.141),
+        claim("fails", -0.152, "Initialization helps"),
+        claim("undecided", 0.01),
+        claim("missing", None, "Nobody drew it"),
+    )
+    text = benchmark_page(folder, result(claims=claims))
+    page = Page(text)
+    for verdict in ("✓ holds", "✗ fails", "? undecided", "– missing"):
+        assert f'<span class="verdict">{verdict}</span>' in text
+    assert "Initialization helps" in page.text
+    assert "−0.152 [−0.202, −0.102]" in page.text
+    assert "no image in common" in page.text
+    assert all(f"1 {verdict}" in page.text for verdict in ("holds", "fails", "undecided", "missing"))
+
+
+def test_a_claim_over_part_of_the_combinations_says_so(folder):
+    partial = Claim(**{**vars(claim("holds", 0.141)), "per_combination": {"two_dogs": 0.16}})
+    assert "over 1 of 2 combinations;" in Page(benchmark_page(folder, result(claims=(partial,)))).text
+    unfinished = Claim(**{**vars(claim("missing", None)), "per_combination": {"two_dogs": 0.16}})
+    assert "in 1 of 2 combinations only" in Page(benchmark_page(folder, result(claims=(unfinished,)))).text
+
+
+def test_judges_stand_by_their_auroc_beside_the_papers(folder):
+    rows = tuple(
+        Validity(
+            metric=metric,
+            images=80,
+            spearman=estimate(auroc - 0.3),
+            auroc=estimate(auroc),
+            published_spearman=published,
+            published_auroc=published,
+        )
+        for metric, auroc, published in (
+            ("image_reward", 0.612, None),
+            ("dnc_linear_dreamsim", 0.834, 0.764),
+        )
+    )
+    page = Page(benchmark_page(folder, result(validity=rows)))
+    judges = [row for row in page.rows if len(row) > 2 and row[1] == "80"]
+    assert [row[0] for row in judges] == ["D&C, DreamSim", "ImageReward"]
+    assert judges[0][1:] == ["80", "0.534 0.484 – 0.584", "0.764", "0.834 0.784 – 0.884", "0.764"]
+    assert "not known from this run" in Page(benchmark_page(folder, result())).text
+
+
+def test_costs_are_shown_and_shared_fits_say_whose_they_are(folder):
+    costs = (*result().costs, Cost(method="cut_mix", fits=2, fit_seconds=30.5, images=40, seconds_per_image=0.42, parameters=1234567))
+    rows = Page(benchmark_page(folder, result(costs=costs))).rows
+    assert ["mudi", "2", "31.2", "40", "0.42", "1,234,567"] in rows
+    assert ["cut_mix", "2", "30.5 made for mudi", "40", "0.42", "1,234,567"] in rows
+
+
+def test_a_row_holds_one_seed_of_fit_0_by_every_method(folder):
+    """2 combinations x 2 prompts x 2 images x 3 methods of fit 0 are shown, half of what is stored; the white ones are of fit 1."""
+    grids = picture_grids(folder, METHODS, COMBINATIONS, {}, "dnc_linear_dreamsim")
+    rows = [row for of_combination in grids.rows.values() for row in of_combination]
+    assert (grids.shown, grids.stored, len(rows)) == (24, 48, 8)
+    assert all(set(row.shots) == set(METHODS) for row in rows)
+    assert all(len({shot.seed for shot in row.shots.values()}) == 1 for row in rows)
+    sources = [shot.source for row in rows for shot in row.shots.values()]
+    assert len(set(sources)) == 24
+    text = benchmark_page(folder, result())
+    assert [address for address in Page(text).addresses if address.startswith("data:")] == sources_in_page_order(rows)
+    assert "24 of 48 images are shown" in Page(text).text
+
+
+def sources_in_page_order(rows) -> list[str]:
+    return [row.shots[method].source for row in rows for method in METHODS]
+
+
+def test_a_smaller_budget_leaves_out_whole_seeds_for_every_method_alike(folder):
+    """A prompt's step is 6 pictures (2 combinations x 3 methods) of some 3,200 bytes: 30 kB hold one step, 1 kB none."""
+    one = picture_grids(folder, METHODS, COMBINATIONS, {}, "dnc_linear_dreamsim", budget=30_000)
+    assert one.shown == 6
+    assert all([(row.index, set(row.shots)) for row in rows] == [(0, set(METHODS))] for rows in one.rows.values())
+    assert picture_grids(folder, METHODS, COMBINATIONS, {}, "dnc_linear_dreamsim", budget=1_000).shown == 0
+
+
+def test_a_cell_that_was_not_drawn_is_a_gap_in_its_row(tmp_path):
+    text = benchmark_page(run_folder(tmp_path, absent=("cut_mix", "two_dogs")), result())
+    assert Page(text).text.count("no image") == 4
+
+
+def test_large_pictures_are_reduced_and_the_page_says_so(tmp_path):
+    run_dir = run_folder(tmp_path, size=600, images=1, prompts={"p00": "a va dog and a vb cat"})
+    text = benchmark_page(run_dir, result())
+    assert "data:image/webp" in text
+    assert 'class="tiny"' not in text
+    assert "at most 512 pixels wide and high" in text
+
+
+def test_the_page_needs_nothing_from_outside(folder):
+    text = benchmark_page(folder, result())
+    page = Page(text)
+    assert {"script", "link", "iframe", "object", "form"}.isdisjoint(page.tags)
+    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:|url\(http", text)
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
+
+
+def test_hostile_names_and_prompts_are_shown_as_text(tmp_path):
+    hostile = '{{ 7 * 7 }} $x^$ <script>alert(1)</script> "><img src=x onerror=alert(1)>'
+    run_dir = run_folder(tmp_path, prompts={"p00": hostile}, methods=("dreambooth", hostile), images=1)
+    cells = [cell("dreambooth", "image_reward", 0.1), cell(hostile, "image_reward", 0.2)]
+    claims = (claim("fails", -0.1, hostile),)
+    text = benchmark_page(run_dir, result(methods=("dreambooth", hostile), tables=(table(cells),), claims=claims, missing=(hostile,)))
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "x" not in page.addresses
+    assert page.text.count(hostile) >= 4
+
+
+def test_the_same_tables_give_the_same_bytes(folder):
+    first = write_benchmark_report(folder).read_bytes()
+    assert write_benchmark_report(folder).read_bytes() == first
+
+
+def test_a_benchmark_that_has_drawn_nothing_says_so(tmp_path):
+    run_dir = run_folder(tmp_path, images=0)
+    cells = [cell(method, "image_reward", None, missing=8) for method in METHODS]
+    empty = result(tables=(table(cells),), claims=(claim("missing", None),), costs=(), missing=("nothing drawn",))
+    assert "No image is stored yet" in Page(benchmark_page(run_dir, empty)).text
+
+
+def test_a_run_that_is_no_benchmark_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no run here"):
+        write_benchmark_report(tmp_path)
+    (tmp_path / "run.json").write_text('{"name": "other"}')
+    with pytest.raises(ValueError, match="no benchmark"):
+        write_benchmark_report(tmp_path)
