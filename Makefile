@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint miniature bench
+.PHONY: demo test lint smoke results miniature bench
 demo: .venv/ready
 	$(BIN)/mudi selftrain jobs/configs/miniature.yaml
 test: .venv/ready
 	$(BIN)/python -m pytest -q
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+smoke: .venv/ready
+	$(BIN)/mudi benchmark jobs/configs/benchmark_smoke.yaml
+results: .venv/ready
+	$(BIN)/mudi benchmark jobs/configs/benchmark_miniature.yaml && $(BIN)/mudi report runs/benchmark_miniature --export docs/results
 miniature: .venv/ready
 	$(BIN)/mudi miniature train --work runs/miniature-training && $(BIN)/mudi miniature check
 bench: .venv/ready

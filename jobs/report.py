@@ -1,4 +1,4 @@
-"""`mudi report RUN_FOLDER`: write report.html again from the tables, without models or Ray."""
+"""`mudi report RUN_FOLDER`: write report.html again from the tables of any run, without models or Ray."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +10,28 @@ from jobs import entry
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run, such as runs/miniature.")]
 
 
-def report(run_folder: RunFolder) -> None:
-    """Print the per-round table of a run, finished or not, and write its report.html."""
-    from pipeline.report import write_report
-    from pipeline.summary import print_summary
+Export = Annotated[Path | None, typer.Option(help="Also write a benchmark's tables as EXPORT.md, and its scores as EXPORT.parquet.")]
 
-    page = write_report(run_folder)
-    print_summary(run_folder)
+
+def write(run_folder: RunFolder, export: Export = None) -> None:
+    """Print the tables of a run or benchmark, finished or not, and write its report.html."""
+    from pipeline import benchmark_export, benchmark_report, benchmark_tables, report, summary
+    from pipeline.run_folder import read_run
+
+    benchmark = read_run(run_folder).get("kind") == "benchmark"
+    if export is not None:
+        if not benchmark:
+            raise ValueError(f"{run_folder}: not a benchmark; --export is for the folder that `mudi benchmark` made")
+        benchmark_export.export(run_folder, export)
+        print(f"export  {export}.md, {export}.parquet")
+    if benchmark:
+        page = benchmark_report.write_benchmark_report(run_folder)
+        benchmark_tables.print_benchmark(run_folder)
+    else:
+        page = report.write_report(run_folder)
+        summary.print_summary(run_folder)
     print(f"report  {page}")
 
 
 if __name__ == "__main__":
-    entry.run(report)
+    entry.run(write)

@@ -2,8 +2,9 @@
 
 A name is "miniature", a folder, a hub id with a revision ("stabilityai/stable-diffusion-xl-base-1.0@REVISION") or, for the
 backbone, "random-sdxl" or "random-sdxl:SEED". The miniature is a checkpoint and never a branch: its name stands for a folder.
-Folders: a backbone in the diffusers layout; a detector or DINOv2 as transformers saves them with their processors;
-DreamSim as `dreamsim_trunks.save_dreamsim` and SAM as `segment.save_segmenter` write them. Only safetensors are read.
+Folders: a backbone in the diffusers layout; a detector, DINOv2 or CLIP as transformers saves them with their processors;
+DreamSim as `dreamsim_trunks.save_dreamsim`, SAM as `sam_folder.save_segmenter` and ImageReward as `blip_reward.save_reward`
+write them. Only safetensors are read.
 """
 
 import re
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from mudi.blip_reward import Reward, read_reward
+from mudi.clip_text import Clip
 from mudi.detect import Detector
 from mudi.embed import Embedder, bit_pixels, mean_of_tokens, resized
 from mudi.weights_folder import PICKLES, check_safetensors
@@ -98,6 +101,26 @@ def load_segmenter(name: str, device: str | torch.device = "cpu") -> "SamPredict
     from mudi.sam_folder import read_sam
 
     return SamPredictor(_ready(read_sam(find_folder(name, "sam")), device, name))
+
+
+def load_clip(name: str, device: str | torch.device = "cpu") -> Clip:
+    """CLIP in float32; "miniature", a folder as transformers saves a CLIPModel with its processor, or a hub id."""
+    from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
+
+    folder = find_folder(name, "clip")
+    model = _ready(_pretrained(CLIPModel, folder, torch.float32), device, name)
+    # Pillow resizes as the processor did when the metric was published.
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    return Clip(name=name, model=model, tokenizer=CLIPTokenizer.from_pretrained(folder, local_files_only=True), processor=processor)
+
+
+def load_reward(name: str, device: str | torch.device = "cpu") -> Reward:
+    """ImageReward in float32; "miniature", a folder of `blip_reward.save_reward` or a hub id of such a folder."""
+    from transformers import AutoTokenizer
+
+    folder = find_folder(name, "image_reward")
+    model = _ready(read_reward(folder), device, name)
+    return Reward(name=name, model=model, tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
 
 def _dreamsim(name: str, folder: Path, device: str | torch.device) -> Embedder:

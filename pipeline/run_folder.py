@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from pipeline import store
 from pipeline.config import RunConfig, config_hash, deciding
 from pipeline.journal import now, publish
 
+SELFTRAIN = "selftrain"
 PACKAGES = ("mudi", "torch", "diffusers", "transformers", "peft", "safetensors", "ray", "numpy", "pyarrow", "pillow")
 
 
@@ -29,40 +31,62 @@ def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subject
     gives each combination's subject phrases in order, for the report. Raises ValueError, writing nothing,
     if the folder holds a run that was asked something else.
     """
-    run_dir = _run_dir(config)
+    run_dir = run_folder(config.runs, config.name)
     if not (run_dir / "run.json").exists():
         return create_run(config, inputs, subjects)
     stored = read_run(run_dir)
     if stored["config_sha256"] == config_hash(config) and stored["inputs"] == dict(inputs or {}):
         return run_dir
-    old = _flat({**deciding(stored["config"]), "inputs": stored["inputs"]})
-    new = _flat({**deciding(config.model_dump(mode="json")), "inputs": dict(inputs or {})})
+    if stored.get("kind", SELFTRAIN) != SELFTRAIN:
+        raise ValueError(f"{run_dir}: holds a {stored['kind']}, not a self-training run; pick another `name`")
+    refuse_changes(
+        run_dir,
+        {**deciding(stored["config"]), "inputs": stored["inputs"]},
+        {**deciding(config.model_dump(mode="json")), "inputs": dict(inputs or {})},
+    )
+    return run_dir
+
+
+def refuse_changes(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the first keys in which nested settings differ; nothing if they agree."""
+    old, new = _flat(dict(old)), _flat(dict(new))
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     changes = "; ".join(f"{key} was {json.dumps(old.get(key))[:60]}, is {json.dumps(new.get(key))[:60]}" for key in keys[:3])
     rest = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    raise ValueError(f"{run_dir}: holds a run with other settings ({changes}{rest}); pick another `name`, or undo the change")
+    if keys:
+        raise ValueError(f"{run_dir}: holds a run with other settings ({changes}{rest}); pick another `name`, or undo the change")
 
 
 def create_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subjects: Subjects | None = None) -> Path:
     """Makes the folder of a new run: empty tables, then run.json with resolved config, its hash, inputs, versions, seed."""
-    run_dir = _run_dir(config)
+    run_dir = run_folder(config.runs, config.name)
     if (run_dir / "run.json").exists():
         raise ValueError(f"{run_dir}: holds a run already; open it or pick another `name`")
-    facts = {
+    store.create_tables(run_dir)
+    write_facts(run_dir, facts_of(SELFTRAIN, config, config_hash(config), inputs or {}, subjects or {}))
+    return run_dir
+
+
+def facts_of(kind: str, config: BaseModel, sha256: str, inputs: Mapping[str, str], subjects: Subjects) -> dict[str, Any]:
+    """What run.json says of any run."""
+    return {
+        "kind": kind,
         "name": config.name,
         "created": now(),
         "config": config.model_dump(mode="json"),
-        "config_sha256": config_hash(config),
-        "inputs": dict(inputs or {}),
-        "subjects": {key: list(phrases) for key, phrases in (subjects or {}).items()},
+        "config_sha256": sha256,
+        "inputs": dict(inputs),
+        "subjects": {key: list(phrases) for key, phrases in subjects.items()},
         "seed": config.seed,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
-    store.create_tables(run_dir)
+
+
+def write_facts(run_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Stores run.json."""
     publish(run_dir, "run.json", json.dumps(facts, indent=2).encode() + b"\n")
-    return run_dir
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
@@ -103,10 +127,11 @@ def sole_driver(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run_dir(config: RunConfig) -> Path:
-    if "://" in config.runs:
-        raise ValueError(f"runs: {config.runs!r} is an address; only local (or mounted) folders are supported, give a path")
-    return Path(os.path.abspath(config.runs)) / config.name
+def run_folder(runs: str, name: str) -> Path:
+    """Where the run `name` lies among `runs`; ValueError for an address."""
+    if "://" in runs:
+        raise ValueError(f"runs: {runs!r} is an address; only local (or mounted) folders are supported, give a path")
+    return Path(os.path.abspath(runs)) / name
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

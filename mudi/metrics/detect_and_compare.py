@@ -141,6 +141,7 @@ class Compare:
 class DetectAndCompare:
     """Images of a combination to scores: detect its subjects, then compare each box with their photos."""
 
+    MODELS = ("detector", "embedders")
     # Every name this metric can yield, and whether higher is better.
     NAMES = {"count_correct": True} | {f"dnc_{form}_{kind}": True for kind in EMBEDDERS for form in ("linear", "max", "gt")}
 

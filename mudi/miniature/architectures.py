@@ -1,5 +1,6 @@
-"""The tiny models, of the same classes as SDXL, OWLv2, DINOv2, DreamSim's trunk and SAM, with random weights."""
+"""The tiny models, of the same classes as SDXL, OWLv2, DINOv2, DreamSim's trunk, SAM, CLIP and ImageReward, with random weights."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,6 +9,8 @@ from dreamsim.feature_extraction.vision_transformer import VisionTransformer
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -18,6 +21,7 @@ from transformers import (
     Owlv2ForObjectDetection,
 )  # fmt: skip
 
+from mudi.blip_reward import BlipReward, RewardConfig
 from mudi.miniature.captions import TOKENS
 from mudi.miniature.world import SIZE
 
@@ -185,3 +189,41 @@ def sam() -> Sam:
             transformer_dim=width, iou_head_depth=2, iou_head_hidden_dim=32,
         ),
     )  # fmt: skip
+
+
+def clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """CLIP on 48 px with 8-px patches, widths 80 and 64, four and three layers: 0.5 M parameters."""
+    text = {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": TOKENS, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 80, "intermediate_size": 240, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIZE,
+        "patch_size": 8,
+    }  # fmt: skip
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    start_linear(model.vision_model, model.text_model)
+    embeddings = model.vision_model.embeddings
+    start_positions(embeddings.patch_embedding, embeddings.position_embedding.weight)
+    return model
+
+
+REWARD = RewardConfig(
+    image_size=SIZE, patch_size=8, vision_width=80, vision_layers=4, vision_heads=4, vision_mlp=240, vocabulary=0,
+    positions=35, text_width=64, text_layers=3, text_heads=4, text_mlp=192, head=(64, 32, 16, 8), mean=0.0, std=1.0,
+)  # fmt: skip
+
+
+def reward(tokenizer: CLIPTokenizer) -> BlipReward:
+    """ImageReward's network on 48 px with 8-px patches: 0.5 M parameters.
+
+    The text tower is a BERT whose first token is CLIP's start mark and whose vocabulary is the miniature's: to the
+    network ids are just ids.
+    """
+    model = BlipReward(replace(REWARD, vocabulary=len(tokenizer)))
+    start_linear(model)
+    embeddings = model.vision.embeddings
+    start_positions(embeddings.patch_embedding, embeddings.position_embedding[0])
+    nn.init.normal_(embeddings.class_embedding, std=0.35)
+    return model

@@ -11,6 +11,7 @@ from mudi.miniature.render import single_scene
 from mudi.miniature.world import BACKGROUNDS, Identity
 
 PHOTOS = 5
+TRUTH = "truth.json"
 
 
 def class_noun(identity: Identity) -> str:
@@ -18,11 +19,17 @@ def class_noun(identity: Identity) -> str:
     return f"{identity.body} {identity.class_noun}"
 
 
+def describe_identity(identity: Identity) -> str:
+    """The words that `world.parse_identity` reads: "dog pink blue scarf yellow", or "dog pink blue" if it wears nothing."""
+    worn = () if identity.accessory == "none" else (identity.accessory, identity.accessory_colour)
+    return " ".join((identity.class_noun, identity.body, identity.belly, *worn))
+
+
 def write_combination(folder: Path, identities: list[Identity], seed: int) -> None:
     """A folder in the published format: five pictures a subject with masks, captions and detector queries.
 
     Captions name identifier, descriptive class and place only; what the subject wears is for the fit to
-    learn. Raises ValueError if the folder exists.
+    learn. The whole identities lie beside the pictures in truth.json, for a judge alone. Raises ValueError if the folder exists.
     """
     if folder.exists():
         raise ValueError(f"{folder}: exists already; give a new folder")
@@ -43,3 +50,5 @@ def write_combination(folder: Path, identities: list[Identity], seed: int) -> No
             text = f"A photo of a {header['id'][key]} {PLACES[str(place)]}."
             lines.append(json.dumps({"id": key, "file_name": name, "mask_path": mask, "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    truth = {key: describe_identity(identity) for key, identity in zip(keys, identities, strict=True)}
+    (folder / TRUTH).write_text(json.dumps(truth) + "\n")

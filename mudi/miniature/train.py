@@ -15,9 +15,21 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import stored_corpus
 from mudi.miniature.optimise import in_parallel
+from mudi.miniature.train_clip import export_clip, train_clip
 from mudi.miniature.train_detector import train_detector
-from mudi.miniature.train_diffusion import TRAINING_SCENES, Conditioned, encode_corpus, pixels, train_decoder, train_unet, train_vae, whiten
+from mudi.miniature.train_diffusion import (
+    TRAINING_SCENES,
+    Conditioned,
+    continue_unet,
+    encode_corpus,
+    pixels,
+    train_decoder,
+    train_unet,
+    train_vae,
+    whiten,
+)
 from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
+from mudi.miniature.train_reward import Taught, export_reward, train_reward
 from mudi.miniature.train_sam import train_sam
 from mudi.miniature.world import SIZE
 from mudi.sam_folder import save_segmenter
@@ -32,10 +44,13 @@ STAGES = {
     "vae": (train_vae, 4000, 16, 2, 0),
     "decoder": (train_decoder, 1600, 16, 2, 0),
     "unet": (train_unet, 6000, 24, 2, 0),
+    "unet_long": (continue_unet, 3200, 24, 2, 0),
     "detector": (train_detector, 3000, 32, 1, 0),
     "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
     "dinov2": (train_dinov2, 2500, 64, 1, 2),
     "sam": (train_sam, 1200, 16, 1, 3),
+    "clip": (train_clip, 2000, 64, 1, 4),
+    "image_reward": (train_reward, 1500, 64, 1, 5),
 }
 
 
@@ -72,6 +87,7 @@ def export(work: Path, weights: Path, seed: int) -> None:
     fresh.mkdir(parents=True)
     _export_pipeline(work, fresh, corpus)
     _export_judges(work, fresh)
+    export_readers(work, fresh, seed)
     if (weights / "README.md").exists():
         shutil.copy(weights / "README.md", fresh / "README.md")
     shutil.rmtree(weights, ignore_errors=True)
@@ -79,7 +95,7 @@ def export(work: Path, weights: Path, seed: int) -> None:
 
 
 def _export_pipeline(work: Path, folder: Path, corpus) -> None:
-    conditioned = restore(work, "unet", Conditioned())
+    conditioned = restore(work, "unet_long", Conditioned())
     tokenizer = build_tokenizer()
     StableDiffusionXLPipeline(
         vae=whitened_vae(work, corpus).to(STORED),
@@ -107,6 +123,14 @@ def _export_judges(work: Path, folder: Path) -> None:
     ).save_pretrained(folder / "dinov2")
     save_dreamsim(folder / "dreamsim", around_dino(restore(work, "dreamsim", architectures.dreamsim_trunk()), "miniature"), STORED)
     save_segmenter(folder / "sam", restore(work, "sam", architectures.sam()), STORED)
+
+
+def export_readers(work: Path, folder: Path, seed: int) -> None:
+    """Store what reads prompts, CLIP and ImageReward, in `folder`/clip and `folder`/image_reward."""
+    tokenizer = build_tokenizer()
+    export_clip(restore(work, "clip", architectures.clip(tokenizer)), tokenizer, folder / "clip", STORED)
+    network = restore(work, "image_reward", Taught(tokenizer)).reward
+    export_reward(network, stored_corpus(work, TRAINING_SCENES, seed), tokenizer, folder / "image_reward", STORED, seed)
 
 
 def _merges(tokenizer: CLIPTokenizer) -> list[tuple[str, str]]:

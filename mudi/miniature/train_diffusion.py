@@ -17,6 +17,7 @@ from mudi.miniature.world import SIZE, split_identities
 
 TRAINING_SCENES = 120_000
 MIN_SNR = 5.0
+SECOND_SITTING = 10
 
 
 def pixels(images: np.ndarray) -> torch.Tensor:
@@ -124,11 +125,26 @@ def encode_corpus(work: Path, model: AutoencoderKL, corpus: Corpus) -> np.ndarra
 
 def train_unet(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit noise prediction with min-SNR-5 weights on cached latents and freshly worded captions."""
+    _train_unet(work, "unet", steps, batch, seed, learning_rate=1.5e-3)
+
+
+def continue_unet(work: Path, steps: int, batch: int, seed: int) -> None:
+    """`train_unet` again from its averaged weights, with a second, lower schedule: a longer training in two sittings."""
+    _train_unet(work, "unet_long", steps, batch, seed, learning_rate=1.0e-3, start=work / "unet.safetensors", draws=SECOND_SITTING)
+
+
+def _train_unet(
+    work: Path, name: str, steps: int, batch: int, seed: int, learning_rate: float, start: Path | None = None, draws: int = 0
+) -> None:
+    """`draws` moves the seed of batches and noise, so that a second sitting does not repeat the first; the corpus stays."""
     torch.manual_seed(seed)
     corpus, latents = stored_corpus(work, TRAINING_SCENES, seed), np.load(work / "latents.npy", mmap_mode="r")
     all_identities_cached()
     tokenizer, names = build_tokenizer(), name_table(split_identities()[0])
     model = Conditioned()
+    if start:
+        averaged = {key.removeprefix("ema."): value for key, value in load_file(start).items() if key.startswith("ema.")}
+        model.load_state_dict({**model.state_dict(), **averaged})
     alphas = DDPMScheduler(**{k: architectures.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")}).alphas_cumprod
     weights = torch.clamp(MIN_SNR * (1 - alphas) / alphas, max=1.0)
 
@@ -147,4 +163,4 @@ def train_unet(work: Path, steps: int, batch: int, seed: int) -> None:
         error = (predicted.float() - epsilon).square().mean((1, 2, 3))
         return {"loss": (weights[t] * error).mean(), "_mse": error.mean()}
 
-    optimise("unet", model, loss, steps=steps, learning_rate=1.5e-3, work=work, seed=seed)
+    optimise(name, model, loss, steps=steps, learning_rate=learning_rate, work=work, seed=seed + draws)

@@ -1,0 +1,230 @@
+"""From a benchmark file to work: arms resolved to methods, fits shared by content, refits, chunks."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+from mudi.dataset import check_images, load_combination, require_masks
+from mudi.methods import METHODS
+from mudi.personalization import Personalization
+from mudi.records import Adapter, Combination
+from mudi.retrain import RetrainSettings
+from mudi.sampling import Sampling
+from pipeline import plan
+from pipeline.assignments import Kept, fit_seed, located, method_values
+from pipeline.benchmark_config import BenchmarkConfig, Refit
+from pipeline.config import Sampling as SamplingSpec
+from pipeline.fit_job import FitJob
+from pipeline.prompt_file import evaluation_prompts, training_prompts
+
+# Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
+POOL_SEED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedArm:
+    """An arm with everything that it inherits: the method's name, its values, and the refit on top if there is one."""
+
+    label: str
+    method: str
+    values: Mapping
+    refit: Refit | None
+
+    @cached_property
+    def options(self) -> Personalization:
+        """The method as its own frozen value."""
+        return METHODS[self.method](**self.values)
+
+    @property
+    def content(self) -> str:
+        """Twelve hexadecimal digits of what decides the fit: arms that only draw differently share their adapters."""
+        values = {key: value for key, value in self.values.items() if key != "sampling"}
+        compositions = [self.options.sampling.scales, self.options.sampling.overlap] if self.options.needs_masks else []
+        return _digest([self.method, values, compositions])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
+    """Every arm by label. Raises ValueError for a method, hyperparameter or sampling key that does not exist."""
+    resolved: dict[str, ResolvedArm] = {}
+
+    def settle(label: str) -> ResolvedArm:
+        if label in resolved:
+            return resolved[label]
+        arm = config.methods[label]
+        origin = arm.like or (arm.refit and arm.refit.of)
+        if origin is None:
+            method, inherited, drawn = arm.method, _defaults(config, arm.method), config.sampling.model_dump()
+        else:
+            source = settle(origin)
+            method, drawn = source.method, asdict(source.options.sampling)
+            inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
+        values = method_values(
+            f"methods.{label}",
+            method,
+            {**inherited, **arm.hyperparameters},
+            _sampling(config, label, {**drawn, **arm.sampling}),
+            config.models,
+        )
+        resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit)
+        return resolved[label]
+
+    for label in config.methods:
+        settle(label)
+    pools = {arm.refit.of: arm.refit.pool for arm in resolved.values() if arm.refit}
+    for label, arm in resolved.items():
+        if arm.refit and arm.refit.pool != pools[arm.refit.of]:
+            raise ValueError(
+                f"methods.{label}: refit.pool {arm.refit.pool} differs from that of another refit of {arm.refit.of}; give one size"
+            )
+    return resolved
+
+
+def _defaults(config: BenchmarkConfig, method: str | None) -> dict:
+    known = {field.name for field in fields(METHODS[method])} if method in METHODS else set()
+    return {key: value for key, value in config.defaults.items() if key in known}
+
+
+def _sampling(config: BenchmarkConfig, label: str, values: Mapping) -> Sampling:
+    """An arm's sampling as mudi's own value; the batch is the whole benchmark's, since it changes pixels."""
+    given = {key: value for key, value in values.items() if key != "batch"}
+    if unknown := sorted(set(given) - {field.name for field in fields(Sampling)}):
+        raise ValueError(f"methods.{label}: sampling has no key {unknown[0]!r}; allowed: {', '.join(f.name for f in fields(Sampling))}")
+    checked = SamplingSpec.model_validate_json(json.dumps({**given, "batch": config.sampling.batch}))
+    return Sampling(**checked.model_dump(exclude={"batch"}))
+
+
+def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) -> list[Combination]:
+    """Every combination with its evaluation prompts, checked for the masks that the arms need."""
+    combinations = []
+    for folder in config.combinations:
+        combination = load_combination(folder, config.queries.get(folder.name))
+        check_images(combination)
+        for arm in arms.values():
+            if arm.options.needs_masks or arm.options.sampling.gamma:
+                require_masks(combination, f"methods.{arm.label}")
+            scales = arm.options.sampling.scales
+            if scales is not None and len(scales) != len(combination.subjects):
+                count = len(combination.subjects)
+                raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
+        combinations.append(plan.fill_prompts(combination, evaluation_prompts(config, combination.key)))
+    return combinations
+
+
+def fit_folder(run_dir: Path, arm: ResolvedArm, combination: str, fit: int) -> Path:
+    """Where an arm's own fit, without a refit, lies."""
+    return run_dir / "adapters" / combination / f"{arm.method}-{arm.content}-fit={fit}"
+
+
+def refit_folder(
+    run_dir: Path, config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], arm: ResolvedArm, combination: str, fit: int
+) -> Path:
+    """Where an arm's refit lies; arms that only draw differently share it."""
+    start = arms[arm.refit.of]
+    prompts = list(training_prompts(config, combination))
+    decided = [arm.refit.model_dump(mode="json"), asdict(start.options.sampling), config.score.model_dump(mode="json"), prompts]
+    return run_dir / "adapters" / combination / f"{start.method}-{start.content}-fit={fit}-refit-{_digest(decided)}"
+
+
+def adapter_folder(
+    run_dir: Path, config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], arm: ResolvedArm, combination: str, fit: int
+) -> Path:
+    """Where the adapter that draws an arm's pictures lies."""
+    if arm.refit:
+        return refit_folder(run_dir, config, arms, arm, combination, fit)
+    return fit_folder(run_dir, arm, combination, fit)
+
+
+def first_fits(
+    config: BenchmarkConfig, run_dir: Path, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination]
+) -> list[FitJob]:
+    """One job for each adapter that is fitted from photos, whichever arms use it."""
+    jobs: dict[Path, FitJob] = {}
+    for arm in arms.values():
+        for combination in combinations:
+            for fit in range(config.fits):
+                folder = fit_folder(run_dir, arm, combination.key, fit)
+                job = FitJob(
+                    label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method,
+                    hyperparameters=dict(arm.values), backbone=located(config.models.backbone), precision=config.precision,
+                    out_dir=str(folder), seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.steps,
+                )  # fmt: skip
+                jobs.setdefault(folder, job)
+    return list(jobs.values())
+
+
+def refits(
+    config: BenchmarkConfig, run_dir: Path, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
+    starts: Mapping[tuple[str, str, int], Adapter], kept: Mapping[tuple[str, str, int], Kept],
+) -> list[FitJob]:  # fmt: skip
+    """One job for each refit; `starts` and `kept` by (arm, combination, fit). Where nothing was kept there is none."""
+    jobs: dict[Path, FitJob] = {}
+    for arm in arms.values():
+        for combination in combinations if arm.refit else ():
+            for fit in range(config.fits):
+                if not kept[arm.label, combination.key, fit]:
+                    continue
+                folder = refit_folder(run_dir, config, arms, arm, combination.key, fit)
+                retraining = RetrainSettings(**arm.refit.retraining)
+                job = FitJob(
+                    label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method, hyperparameters={},
+                    backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
+                    seed=fit_seed(config.seed, combination.key, fit), steps=retraining.steps,
+                    start=starts[arm.refit.of, combination.key, fit], kept=kept[arm.label, combination.key, fit], retraining=retraining,
+                    run_dir=str(pool_dir(run_dir)),
+                )  # fmt: skip
+                jobs.setdefault(folder, job)
+    return list(jobs.values())
+
+
+def pool_dir(run_dir: Path) -> Path:
+    """The tables of the candidates that refits choose from, apart from the pictures that are reported."""
+    return run_dir / "pool"
+
+
+def pool_chunks(
+    config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
+    adapters: Mapping[tuple[str, str, int], Adapter],
+) -> list[plan.Chunk]:  # fmt: skip
+    """The chunks of every pool: each arm that is refitted draws one for each combination and fit."""
+    pools = {arm.refit.of: arm.refit.pool for arm in arms.values() if arm.refit}
+    chunks = []
+    for label, count in pools.items():
+        for combination in combinations:
+            bare = replace(arms[label].options.view(combination), prompts=())
+            named = plan.fill_prompts(bare, training_prompts(config, combination.key))
+            for adapter in _distinct(adapters, label, combination.key, config.fits):
+                chunks += plan.plan_round(
+                    run=config.name, run_seed=config.seed + POOL_SEED, method=label, combination=named, adapter=adapter, round=0,
+                    candidates=count, watched_images=0, batch=config.sampling.batch,
+                )  # fmt: skip
+    return chunks
+
+
+def evaluation_chunks(
+    config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
+    adapters: Mapping[tuple[str, str, int], Adapter],
+) -> list[plan.Chunk]:  # fmt: skip
+    """The chunks of every picture that is reported; all arms and fits start from the same noise."""
+    chunks = []
+    for arm in arms.values():
+        for combination in combinations:
+            templates = evaluation_prompts(config, combination.key)
+            named = plan.fill_prompts(arm.options.view(combination), templates)
+            for adapter in _distinct(adapters, arm.label, combination.key, config.fits):
+                chunks += plan.plan_round(
+                    run=config.name, run_seed=config.seed, method=arm.label, combination=named, adapter=adapter, round=0,
+                    candidates=config.images * len(templates), watched_images=0, batch=config.sampling.batch,
+                )  # fmt: skip
+    return chunks
+
+
+def _distinct(adapters: Mapping[tuple[str, str, int], Adapter], label: str, combination: str, fits: int) -> list[Adapter]:
+    found = [adapters.get((label, combination, fit)) for fit in range(fits)]
+    return list({adapter.sha256: adapter for adapter in found if adapter is not None}.values())
