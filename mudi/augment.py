@@ -86,7 +86,7 @@ def seg_mix(
         apart = overlap or masks.sum() == sum(piece.mask.sum() for piece in pieces)
         # A column's jitter can bring a subject right behind its neighbour; a prompt that names both needs both in sight.
         if apart and masks.any(axis=(1, 2)).all():
-            return Composition(image, masks.any(axis=0), tuple(masks), tuple(_tight_box(mask) for mask in masks))
+            return Composition(image, masks.any(axis=0), tuple(masks), tuple(tight_box(mask) for mask in masks))
 
 
 def cut_mix(photos: Sequence[np.ndarray], rng: np.random.Generator, size: int = CANVAS) -> Composition:
@@ -110,12 +110,12 @@ def cut_mix(photos: Sequence[np.ndarray], rng: np.random.Generator, size: int = 
         resized = Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS)
         image[:, left:right] = np.asarray(resized)[y : y + size, x : x + right - left]
         masks[index, :, left:right] = True
-    return Composition(image, masks.any(axis=0), tuple(masks), tuple(_tight_box(mask) for mask in masks))
+    return Composition(image, masks.any(axis=0), tuple(masks), tuple(tight_box(mask) for mask in masks))
 
 
 def _crop_to_mask(segment: Segment) -> Segment:
     """The segment within its mask's bounding box; the released code loses the last row and column."""
-    x0, y0, x1, y1 = map(int, _tight_box(segment.mask))
+    x0, y0, x1, y1 = map(int, tight_box(segment.mask))
     return Segment(segment.image[y0:y1, x0:x1], segment.mask[y0:y1, x0:x1])
 
 
@@ -174,7 +174,7 @@ def _paste(
     return image, masks
 
 
-def _tight_box(mask: np.ndarray) -> Box:
+def tight_box(mask: np.ndarray) -> Box:
     """The smallest box around the pixels of a mask that has any."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))

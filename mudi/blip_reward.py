@@ -109,12 +109,14 @@ class BlipReward(nn.Module):
         """Tokens (B, P + 1, vision width) of normalised pixels (B, 3, S, S)."""
         return self.vision(pixel_values=pixels).last_hidden_state
 
+    def read(self, seen: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The text's last states (B, T, text width), of ids and mask, long (B, T), that attend to pictures as `see` gives them."""
+        pictures = seen.new_ones(seen.shape[:2]).long()
+        return self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, encoder_attention_mask=pictures).last_hidden_state
+
     def forward(self, seen: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Rewards (B,) of pictures as `see` gives them and texts: ids and mask, long (B, T)."""
-        states = self.text(
-            input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, encoder_attention_mask=seen.new_ones(seen.shape[:2]).long()
-        ).last_hidden_state
-        return (self.head(states[:, 0])[:, 0] - self.config.mean) / self.config.std
+        """Rewards (B,) of pictures and texts as `read` takes them."""
+        return (self.head(self.read(seen, ids, mask)[:, 0])[:, 0] - self.config.mean) / self.config.std
 
 
 @dataclass(frozen=True, kw_only=True)

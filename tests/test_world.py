@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from mudi.augment import tight_box
 from mudi.miniature.captions import IDENTIFIERS, NAMES, TOKENS, build_tokenizer, caption, describe, name_table, vocabulary
 from mudi.miniature.corpus import draw_scene, render_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats
-from mudi.miniature.render import box_of, pair_scene, single_scene
+from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.world import (
     BACKGROUNDS,
     CLASSES,
@@ -164,7 +165,7 @@ def test_boxes_of_label_maps_agree_with_the_rendered_boxes():
             labels[n][mask] = k + 1
     boxes, present = boxes_of(labels)
     assert present.tolist() == [[True, True], [True, False]]
-    np.testing.assert_array_equal(boxes[0], [box_of(m) for m in pair.masks])
+    np.testing.assert_array_equal(boxes[0], [tight_box(m) for m in pair.masks])
     np.testing.assert_array_equal(boxes[1], [single.boxes[0], (0, 0, 0, 0)])
 
 

@@ -13,7 +13,7 @@ from mudi.blip_reward import Reward, rewards
 from mudi.clip_text import Clip, text_cosines
 from mudi.miniature.captions import PLACES
 from mudi.miniature.check import Gate, different_pairs, somewhere
-from mudi.miniature.claims import KINDS, Caption, Claim, true_caption, wrong_caption
+from mudi.miniature.claims import KINDS, PAIR_KINDS, Caption, Claim, true_caption, wrong_caption
 from mudi.miniature.corpus import Corpus, render_corpus
 from mudi.miniature.judge_data import floats
 from mudi.miniature.render import pair_scene, single_scene
@@ -70,15 +70,13 @@ def check_captions(name: str, score: Score, corpus: Corpus, gates: dict[str, flo
     """For each way of being wrong, the share of captions that score below the true one of the same picture."""
     pool = split_identities()[1]
     found: dict[str, list[tuple[np.ndarray, str, str]]] = {kind: [] for kind in KINDS}
-    for row in range(len(corpus)):
-        scene, kind = corpus.scene(row), KINDS[row % len(KINDS)]
-        # A subject can only be missing where there is one; the other ways are asked of pairs.
-        if len(scene.identities) == (2 if kind == "missing" else 1):
-            continue
+    for scene in map(corpus.scene, range(len(corpus))):
         caption = true_caption(scene, rng)
-        wrong = wrong_caption(caption, scene, kind, rng, pool)
-        if wrong is not None:
-            found[kind].append((scene.image, caption.text, wrong.text))
+        # A subject can only be missing where there is one; the other ways are asked of pairs.
+        for kind in ("missing",) if len(scene.identities) == 1 else PAIR_KINDS:
+            wrong = wrong_caption(caption, scene, kind, rng, pool)
+            if wrong is not None:
+                found[kind].append((scene.image, caption.text, wrong.text))
     shares = {}
     for kind, cases in found.items():
         images, true, wrong = (list(part) for part in zip(*cases, strict=True))

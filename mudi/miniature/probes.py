@@ -1,7 +1,7 @@
 """Linear probes that teach a vision tower what its patches show, while it learns something else; dropped afterwards.
 
 A reward is one number a picture and says little of what was wrong with it: without probes the tiny ImageReward had learnt to
-see spoilt pictures after 450 steps and no seams. The original begins with BLIP, which was taught by captions.
+see spoilt pictures after 450 steps and no seams.
 """
 
 import numpy as np

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mudi.augment import tight_box
 from mudi.miniature.world import COLOURS, PLAIN_BACKGROUNDS, SIZE, Identity, Pose, Scene
 
 SUPERSAMPLE = 4
@@ -128,12 +129,6 @@ def _paint_background(draw: ImageDraw.ImageDraw, name: str, rng: np.random.Gener
         raise ValueError(f"unknown background {name!r}; known: grass, beach, snow, night, desert, room, white, gray, teal")
 
 
-def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """(x0, y0, x1, y1) around the True pixels, exclusive at the right and bottom; the mask must not be empty."""
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1)
-
-
 def render(identities, poses, background: str, rng: np.random.Generator) -> Scene:
     """The scene with the subjects painted in the given order, later ones in front."""
     side = SIZE * SUPERSAMPLE
@@ -146,7 +141,7 @@ def render(identities, poses, background: str, rng: np.random.Generator) -> Scen
     blocks = np.asarray(labels).reshape(SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE)
     half = SUPERSAMPLE * SUPERSAMPLE / 2
     masks = tuple((blocks == i).sum((1, 3)) >= half for i in range(1, len(identities) + 1))
-    return Scene(image=image, masks=masks, boxes=tuple(map(box_of, masks)), identities=tuple(identities), background=background)
+    return Scene(image=image, masks=masks, boxes=tuple(map(tight_box, masks)), identities=tuple(identities), background=background)
 
 
 def random_pose(rng: np.random.Generator, centre_x: float, width: float) -> Pose:

@@ -49,8 +49,8 @@ STAGES = {
     "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
     "dinov2": (train_dinov2, 2500, 64, 1, 2),
     "sam": (train_sam, 1200, 16, 1, 3),
-    "clip": (train_clip, 2000, 64, 1, 4),
-    "image_reward": (train_reward, 1500, 64, 1, 5),
+    "clip": (train_clip, 2500, 64, 1, 4),
+    "image_reward": (train_reward, 1400, 64, 1, 5),
 }
 
 
