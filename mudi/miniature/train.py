@@ -15,6 +15,7 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import stored_corpus
 from mudi.miniature.optimise import in_parallel
+from mudi.miniature.oracle import CONFIG
 from mudi.miniature.train_clip import export_clip, train_clip
 from mudi.miniature.train_detector import train_detector
 from mudi.miniature.train_diffusion import (
@@ -29,9 +30,11 @@ from mudi.miniature.train_diffusion import (
     whiten,
 )
 from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
+from mudi.miniature.train_oracle import sharpen_oracle, train_oracle
 from mudi.miniature.train_reward import Taught, export_reward, train_reward
 from mudi.miniature.train_sam import train_sam
 from mudi.miniature.world import SIZE
+from mudi.oracle import OracleNetwork, save_oracle
 from mudi.sam_folder import save_segmenter
 
 STORED = torch.float16
@@ -49,8 +52,10 @@ STAGES = {
     "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
     "dinov2": (train_dinov2, 2500, 64, 1, 2),
     "sam": (train_sam, 1200, 16, 1, 3),
-    "clip": (train_clip, 2500, 64, 1, 4),
+    "clip": (train_clip, 2000, 64, 1, 4),
     "image_reward": (train_reward, 1400, 64, 1, 5),
+    "oracle": (train_oracle, 3000, 64, 1, 4),
+    "oracle_sharp": (sharpen_oracle, 2000, 64, 1, 5),
 }
 
 
@@ -122,6 +127,7 @@ def _export_judges(work: Path, folder: Path) -> None:
         size=size, resample=3, do_center_crop=False, do_convert_rgb=True, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
     ).save_pretrained(folder / "dinov2")
     save_dreamsim(folder / "dreamsim", around_dino(restore(work, "dreamsim", architectures.dreamsim_trunk()), "miniature"), STORED)
+    save_oracle(folder / "oracle", restore(work, "oracle_sharp", OracleNetwork(CONFIG)), STORED)
     save_segmenter(folder / "sam", restore(work, "sam", architectures.sam()), STORED)
 
 
