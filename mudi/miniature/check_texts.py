@@ -22,12 +22,15 @@ from mudi.miniature.world import BACKGROUNDS, Identity, split_identities, swap_a
 from mudi.models import MINIATURE, load_clip, load_reward
 
 RETRIEVED_AMONG = 32
+# Which attribute belongs to which of two subjects neither model tells: what depends on it is reported without a gate, and a half is
+# chance. They judge places, numbers, seams and flaws; identities are for Detect-and-Compare.
 # Least shares of right rankings of ImageReward for each way in which a caption is wrong, and a picture for its caption.
-CAPTION_GATES = {"changed": 0.8, "exchanged": 0.75, "twice": 0.85, "missing": 0.9, "place": 0.9}
+CLIP_GATES = {"changed": 0.65, "exchanged": None, "twice": 0.9, "missing": 0.95, "place": 0.95}
+CAPTION_GATES = {"changed": None, "exchanged": None, "twice": 0.85, "missing": 0.9, "place": 0.9}
 PICTURE_GATES = {
     "one twice": 0.9,
     "one missing": 0.9,
-    "bodies swapped": 0.8,
+    "bodies swapped": None,
     "accessories swapped": None,
     "other place": 0.9,
     "right half of another place": 0.9,
@@ -42,9 +45,7 @@ def check_texts(weights: Path) -> list[Gate]:
     corpus = render_corpus(1000, 20, held_out=True)
     clip, reward = load_clip(str(weights / "clip")), load_reward(str(weights / "image_reward"))
     gates = check_retrieval(clip, corpus, np.random.default_rng(1))
-    gates += check_captions(
-        "clip", paired(text_cosines, clip), corpus, dict.fromkeys(KINDS) | {"exchanged": 0.75}, np.random.default_rng(2)
-    )
+    gates += check_captions("clip", paired(text_cosines, clip), corpus, CLIP_GATES, np.random.default_rng(2))
     gates += check_captions("image_reward", paired(rewards, reward), corpus, CAPTION_GATES, np.random.default_rng(3))
     return gates + check_pictures(reward, np.random.default_rng(4))
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -15,15 +14,8 @@ from mudi.miniature.claims import any_wrong_caption, true_caption
 from mudi.miniature.corpus import stored_corpus
 from mudi.miniature.judge_data import flawed, floats, normalised
 from mudi.miniature.optimise import optimise
-from mudi.miniature.probes import Probes, probe_loss
 from mudi.miniature.train_diffusion import TRAINING_SCENES
-from mudi.miniature.train_embedders import attribute_codes
 from mudi.miniature.world import SIZE, split_identities
-
-# What the captions of other pictures already teach, such as the place, is left to them. With all kinds alike the model told an
-# exchange from the truth in 51 % of held-out pairs.
-HARD_KINDS = ("exchanged", "exchanged", "exchanged", "changed", "changed", "twice")
-SHARE_PROBES = 0.5
 
 
 def contrastive_loss(cosines: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -44,42 +36,33 @@ def contrastive_loss(cosines: torch.Tensor, scale: torch.Tensor) -> dict[str, to
     }
 
 
-class Taught(nn.Module):
-    """CLIP together with the probes that its vision tower is taught by."""
-
-    def __init__(self, tokenizer: CLIPTokenizer):
-        super().__init__()
-        self.clip = architectures.clip(tokenizer)
-        self.probes = Probes(self.clip.config.vision_config.hidden_size)
-
-
-def seen_and_cosines(model: CLIPModel, pixels: torch.Tensor, tokens) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vision tower's tokens (B, 1 + P, width) of normalised pixels (B, 3, 48, 48), and cosines (B, T) with T texts."""
-    output = model.vision_model(pixel_values=pixels)
-    seen = F.normalize(model.visual_projection(output.pooler_output), dim=-1)
+def cosines(model: CLIPModel, pixels: torch.Tensor, tokens) -> torch.Tensor:
+    """(B, T): of normalised pixels (B, 3, 48, 48) with T tokenised texts."""
+    seen = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
     read = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
-    return output.last_hidden_state, seen @ read.T
+    return seen @ read.T
 
 
 def train_clip(work: Path, steps: int, batch: int, seed: int) -> None:
-    """Fit both towers on rendered scenes with freshly worded captions."""
+    """Fit both towers on rendered scenes with freshly worded captions.
+
+    Despite the wrong captions it hardly learns which attribute belongs to whom: it tells an exchange from the truth in 58 % of
+    held-out pairs. Making half of all wrong captions exchanges, and patch labels beside the loss, gave 52 %.
+    """
     torch.manual_seed(seed)
     corpus, tokenizer, pool = stored_corpus(work, TRAINING_SCENES, 0), build_tokenizer(), split_identities()[0]
-    taught, codes = Taught(tokenizer), attribute_codes()
+    model = architectures.clip(tokenizer)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
         rows = np.sort(rng.integers(len(corpus), size=batch))
         scenes = [corpus.scene(row) for row in rows]
         true = [true_caption(scene, rng) for scene in scenes]
-        wrong = [any_wrong_caption(caption, scene, rng, pool, HARD_KINDS) for caption, scene in zip(true, scenes, strict=True)]
+        wrong = [any_wrong_caption(caption, scene, rng, pool) for caption, scene in zip(true, scenes, strict=True)]
         tokens = tokenizer([caption.text for caption in (*true, *wrong)], padding=True, return_tensors="pt")
         pixels = normalised(flawed(floats(corpus.images[rows]), noise), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        seen, cosines = seen_and_cosines(taught.clip, pixels, tokens)
-        probed = probe_loss(taught.probes, seen, corpus, rows, codes)
-        ranked = contrastive_loss(cosines, taught.clip.logit_scale.exp().clamp(max=100))
-        return ranked | {name: SHARE_PROBES * value for name, value in probed.items()}
+        return contrastive_loss(cosines(model, pixels, tokens), model.logit_scale.exp().clamp(max=100))
 
-    optimise("clip", taught, loss, steps=steps, learning_rate=1.5e-3, work=work, seed=seed)
+    optimise("clip", model, loss, steps=steps, learning_rate=1.5e-3, work=work, seed=seed)
 
 
 def export_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, dtype: torch.dtype) -> None:

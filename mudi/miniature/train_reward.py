@@ -133,7 +133,8 @@ def masked_loss(
     """Cross entropy of guessing hidden words of true captions from the picture and the other words, as BERT is trained.
 
     ids, mask: long (B, T); known: ids of the words that may be hidden, those of attributes. This teaches the text tower to look
-    at the subject that it reads of; a ranking alone told a changed attribute from the true one in 55 % of held-out captions.
+    at the subject that it reads of. Before the tower started trained and words were hidden, a changed attribute was told from the
+    true one in 55 % of held-out captions; with both in 67 %. Exchanges between the subjects stay at chance.
     """
     hidden = torch.isin(ids, known) & (torch.rand(ids.shape, generator=noise) < SHARE_MASKED)
     states = taught.reward.read(seen, ids.masked_fill(hidden, MASK), mask)
