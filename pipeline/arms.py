@@ -59,10 +59,13 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
             return resolved[label]
         arm = config.methods[label]
         origin = arm.like or (arm.refit and arm.refit.of)
+        source = None
         if origin is None:
             method, inherited, drawn = arm.method, _defaults(config, arm.method), config.sampling.model_dump()
         else:
             source = settle(origin)
+            if arm.refit and source.refit:
+                raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; one round is supported here")
             method, drawn = source.method, asdict(source.options.sampling)
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
@@ -72,7 +75,7 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
             _sampling(config, label, {**drawn, **arm.sampling}),
             config.models,
         )
-        resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit)
+        resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit or (source.refit if arm.like else None))
         return resolved[label]
 
     for label in config.methods:

@@ -181,8 +181,6 @@ class BenchmarkConfig(Settings):
                 seen.append(origin)
                 current = self.methods[origin]
         for label, arm in self.methods.items():
-            if arm.refit and self.methods[arm.refit.of].refit:
-                raise ValueError(f"methods.{label}: refit.of {arm.refit.of!r} is itself a refit; one round is supported here")
             if arm.refit and not self.training_prompts and not isinstance(self.prompts, str):
                 raise ValueError(f"methods.{label}: a refit draws a pool, and training_prompts is empty; add templates")
         for table in self.tables:

@@ -50,6 +50,15 @@ def test_arms_that_only_draw_differently_share_their_fit(load):
     assert len({contents[label] for label in ("mudi", "dreambooth", "longer")}) == 3
 
 
+def test_an_arm_like_a_refit_is_that_refit_drawn_differently(load, tmp_path):
+    """One folder for both, and one refit job for the two."""
+    config = load(SMALL + "  shifted: {like: again, sampling: {gamma: 0.5}}\n")
+    resolved = arms.resolve(config)
+    assert resolved["shifted"].refit == resolved["again"].refit
+    folders = {arms.adapter_folder(tmp_path, config, resolved, resolved[label], "two_dogs_tuning", 0) for label in ("again", "shifted")}
+    assert len(folders) == 1
+
+
 def test_every_fit_of_every_cell_has_one_job_and_methods_share_its_seed(load, tmp_path):
     """Two contents x one combination x three fits: six jobs, three seeds, six folders and labels."""
     config = load(SMALL, "fits=3")
