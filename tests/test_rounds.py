@@ -8,6 +8,7 @@ import pytest
 from mudi import adapters
 from pipeline import assignments, journal, rounds, store
 from pipeline.config import load_run
+from pipeline.drawing import Workers
 from pipeline.plain import PLAIN
 from pipeline.run_folder import open_run
 
@@ -109,7 +110,7 @@ def test_a_finished_run_is_not_done_again(undisturbed, tmp_path):
     def found(jobs, slot, progress):
         return [adapters.find(Path(job.out_dir)) for job in jobs]
 
-    rounds.selftrain(config, combinations, run_dir, rounds.Workers(must_not_run, found), lambda *_: None)
+    rounds.selftrain(config, combinations, run_dir, Workers(must_not_run, found, must_not_run), lambda *_: None)
     assert all(ours.equals(theirs) for ours, theirs in zip(table(run_dir), table(undisturbed), strict=True))
 
 
