@@ -12,6 +12,7 @@ from pipeline.statistics import show
 from pipeline.summary import NARROWEST
 
 PAPER = "paper, other models"
+FEW = 6
 ARROWS = {True: "↑", False: "↓"}
 
 Grid = tuple[str, list[str], list[list[str]]]
@@ -32,17 +33,37 @@ def markdown(benchmark: Benchmark) -> str:
 
 
 def print_tables(benchmark: Benchmark, console: Console | None = None) -> None:
-    """Prints what `markdown` writes, to a terminal; one narrower than 120 characters wraps lines."""
+    """Prints what `markdown` writes, to a terminal; a table too wide for it goes on below with its next columns."""
     console = console or Console(width=max(NARROWEST, Console().width))
     for title, headings, rows in _grids(benchmark):
-        table = RichTable(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for number, heading in enumerate(headings):
-            table.add_column(escape(heading), justify="left" if number == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        for number, columns in enumerate(_pages(headings, rows, console.width)):
+            name = title if number == 0 else f"{title}, continued"
+            table = RichTable(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            for column in columns:
+                table.add_column(escape(headings[column]), justify="left" if column == 0 else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*(escape(row[column]) for column in columns))
+            console.print(table)
     for line in benchmark.missing:
         console.print(f"missing: {line}", markup=False, highlight=False)
+
+
+def _pages(headings: list[str], rows: list[list[str]], width: int) -> list[list[int]]:
+    """Which columns are printed together: as many as fit, the first repeated on every page. Headings may wrap, numbers not.
+
+    A table of few columns is one page: its words can wrap.
+    """
+    if len(headings) <= FEW:
+        return [list(range(len(headings)))]
+    widths = [max([len(row[i]) for row in rows] + [max(map(len, heading.split(" ")))]) + 2 for i, heading in enumerate(headings)]
+    pages, room = [[0]], width - widths[0]
+    for column in range(1, len(headings)):
+        if widths[column] > room and len(pages[-1]) > 1:
+            pages.append([0])
+            room = width - widths[0]
+        pages[-1].append(column)
+        room -= widths[column]
+    return pages
 
 
 def _grids(benchmark: Benchmark) -> list[Grid]:

@@ -55,7 +55,9 @@ def test_nobody_asks_for_the_miniature(path):
         assert not any(name.startswith("mudi.miniature") for name in imported(path))
 
 
-@pytest.mark.parametrize("module", ["pipeline.summary", "pipeline.report"])
+@pytest.mark.parametrize(
+    "module", ["pipeline.summary", "pipeline.report", "pipeline.benchmark_report", "pipeline.benchmark_export", "pipeline.compare"]
+)
 def test_a_report_builds_without_torch_and_ray(module):
     """A laptop with the tables alone can read them."""
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
