@@ -120,7 +120,10 @@ def choose(refit: Refit, candidate_ids: Sequence[str], values: Sequence[float | 
 
 
 def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: Sequence[Combination], adapters: Adapters) -> list[dict]:
-    """One row a cell that has an adapter: what it is, what it cost, and which arm made it where several share it."""
+    """One row a cell that has an adapter: what it is, what it cost, and which arm made it where several share it.
+
+    Seconds and device are null for a fit that was killed between its last step and the note of its cost.
+    """
     rows, owners = [], {}
     for (label, combination, fit), adapter in adapters.items():
         manifest = storage.read_manifest(adapter.path)
@@ -133,7 +136,7 @@ def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: 
                 "adapter_sha256": adapter.sha256, "started_from": manifest.get("start"), "steps": settings["steps"],
                 "parameters": manifest["parameters"], "kept": manifest.get("kept"), "drift": manifest.get("drift"),
                 "seconds": cost.get("seconds") if owner == label else None, "shared_with": None if owner == label else owner,
-                "device": cost.get("device", "unknown"),
+                "device": cost.get("device"),
             }
         )  # fmt: skip
     return rows

@@ -3,14 +3,17 @@
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mudi.metrics import METRICS
+from mudi.records import Candidate, CandidateKey, ScoredCandidate
 from pipeline import arms, store
 from pipeline.benchmark import benchmark, choose
 from pipeline.benchmark_config import Refit, load_benchmark
 from pipeline.benchmark_folder import check_metrics, open_benchmark
 from pipeline.plain import PLAIN
+from pipeline.stages import Judge, JudgeSettings
 
 FILE = """
 name: tiny
@@ -153,3 +156,18 @@ def test_random_selection_takes_zeros_and_top_does_not():
     rng = np.random.default_rng(0)
     assert choose(Refit(of="x", keep=3), ids, values, rng) == ["b", "d"]
     assert choose(Refit(of="x", keep=4, select="random"), ids, values, rng) == ["a", "b", "d", "e"]
+
+
+@pytest.mark.slow
+def test_a_chunk_without_a_usable_picture_counts_as_judged(tmp_path):
+    """Overflowed pictures have no pixels to score: the added file is there and empty, so a restart does not ask again."""
+    store.create_tables(tmp_path)
+    key = CandidateKey(run="r", method="m", combination="two", prompt_id="p00", index=0, round=0, adapter_sha256="a")
+    candidate = Candidate(key=key, prompt="x", seed=1, image=None, status="invalid", error="constant", seconds=1.0)
+    lost = ScoredCandidate(candidate=candidate, detections=(), scores=())
+    store.write_chunk(tmp_path, "p00-0000-a", 0, [lost], device="cpu", dtype="float32", batch=1)
+    row = pa.table({"chunk_id": ["p00-0000-a"], "round": [0], "metrics": [["whole_image"]]})
+    settings = JudgeSettings(run_dir=str(tmp_path), metrics={"whole_image": {}}, combinations={})
+    receipt = Judge(settings, 0, 1)(row).to_pylist()
+    assert receipt[0]["candidates"] == 0
+    assert store.stored_metrics(tmp_path, 0) == {"p00-0000-a": {"whole_image"}}
