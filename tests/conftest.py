@@ -40,5 +40,5 @@ def miniature():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: of two processes one would otherwise run them alone in the end."""
-    longest = ("test_ray_run", "test_ray_benchmark", "test_sdxl")
+    longest = ("test_ray_run", "test_sdxl", "test_ray_benchmark")
     items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
