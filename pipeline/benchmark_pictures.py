@@ -4,8 +4,6 @@ The page carries its pictures inside it, so there is a budget in bytes. Seeds ar
 every combination and with every method at once, until the next would exceed it: no method is shown more than another.
 """
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from pipeline import store
+from pipeline.inline_image import TINY, data_address
 
 BUDGET = 24_000_000  # bytes of pictures with their scores; tables, charts and lists then keep a page below 30 MB
 SEEDS = 3
-TINY = 128
 SIDES = (512, 384, 256)
 BYTES_A_PIXEL = 0.27  # of a busy photo as WebP at this quality, in base64; what is really used is counted
 OVERHEAD = 3000  # bytes of boxes, matrix and scores beside a picture: 2,204 measured with 8 scores, 90 for each further one
@@ -117,18 +114,7 @@ def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[An
     for _, portion in frame.rename(columns={"index": "index_"}).groupby(portions, sort=True):
         pngs = store.read_images(run_dir, set(portion["candidate_id"]))
         for row in portion.itertuples(index=False):
-            yield row, _data_address(pngs[row.candidate_id], side)
-
-
-def _data_address(png: bytes, side: int) -> str:
-    """The image inside the page: small ones as they are, others at most `side` pixels wide and high as WebP."""
-    image = Image.open(io.BytesIO(png), formats=("PNG",))
-    if max(image.size) < TINY:
-        return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=82)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            yield row, data_address(pngs[row.candidate_id], side)
 
 
 def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, dict[str, tuple[float | None, dict]]]:

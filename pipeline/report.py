@@ -3,8 +3,6 @@
 Built from the run's tables alone, without models, so it can be written on a laptop and during a run.
 """
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from pipeline import charts, store
+from pipeline.inline_image import TINY, data_address
 from pipeline.journal import publish
 from pipeline.plan import WATCHED
 from pipeline.run_folder import read_run
@@ -24,7 +22,6 @@ from pipeline.statistics import show
 from pipeline.summary import load_frame, summarise
 
 LARGEST = 512
-TINY = 128
 STRIP = 8
 WATCHED_ROWS = 24
 BINS = 20
@@ -143,7 +140,7 @@ def _picture(row: Any, png: bytes, subjects: Sequence[str]) -> Picture:
     largest = max([value for line in similarity for value in line], default=1.0)
     columns = len(similarity[0]) if similarity else 0
     return Picture(
-        source=_data_address(png),
+        source=data_address(png, LARGEST),
         width=int(row.width),
         height=int(row.height),
         tiny=max(row.width, row.height) < TINY,
@@ -156,14 +153,3 @@ def _picture(row: Any, png: bytes, subjects: Sequence[str]) -> Picture:
         subjects=tuple(subjects) if len(subjects) == columns else tuple(f"subject {i + 1}" for i in range(columns)),
         reason=details.get("reason"),
     )
-
-
-def _data_address(png: bytes) -> str:
-    """The image inside the page: small ones as they are, others at most 512 pixels wide or high as WebP."""
-    image = Image.open(io.BytesIO(png), formats=("PNG",))
-    if max(image.size) < TINY:
-        return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=82)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
