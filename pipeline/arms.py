@@ -14,7 +14,7 @@ from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.assignments import Kept, fit_seed, located, method_values
+from pipeline.assignments import Chosen, fit_seed, located, method_values
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
@@ -164,7 +164,7 @@ def first_fits(
 
 def refits(
     config: BenchmarkConfig, run_dir: Path, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
-    starts: Mapping[tuple[str, str, int], Adapter], kept: Mapping[tuple[str, str, int], Kept],
+    starts: Mapping[tuple[str, str, int], Adapter], kept: Mapping[tuple[str, str, int], Chosen],
 ) -> list[FitJob]:  # fmt: skip
     """One job for each refit; `starts` and `kept` by (arm, combination, fit). Where nothing was kept there is none."""
     jobs: dict[Path, FitJob] = {}

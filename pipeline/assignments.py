@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
+from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
 from pipeline.fit_job import FitJob
 from pipeline.stages import StageSettings
 
-# Combination -> the kept candidates, best first: id and prompt.
-Kept = dict[str, tuple[tuple[str, str], ...]]
+# Kept candidates, best first: id and prompt; and those of each combination.
+Chosen = tuple[tuple[str, str], ...]
+Kept = dict[str, Chosen]
 
 
 def load_combinations(config: RunConfig) -> list[Combination]:
@@ -137,8 +139,10 @@ def plan_round(config: RunConfig, combinations: list[Combination], adapters: lis
     return chunks
 
 
-def stage_settings(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> StageSettings:
-    """What the workers of a sweep are built from."""
+def stage_settings(
+    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], samplings: dict[str, Sampling]
+) -> StageSettings:
+    """What the workers of a sweep are built from; subjects are detected and compared as the user named them."""
     return StageSettings(
         run_dir=str(run_dir),
         models={
@@ -146,7 +150,7 @@ def stage_settings(config: RunConfig, run_dir: Path, combinations: list[Combinat
             "detector": located(config.models.detector),
             "embedders": {kind: located(name) for kind, name in config.models.embedders.chosen.items()},
         },
-        samplings={config.method.name: sampling_of(config)},
+        samplings=samplings,
         threshold=config.score.threshold,
         precision=config.precision,
         combinations={combination.key: combination for combination in combinations},

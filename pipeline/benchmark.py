@@ -18,16 +18,18 @@ from mudi.selection import select_top
 from pipeline import arms as planning
 from pipeline import journal, store
 from pipeline.arms import ResolvedArm
-from pipeline.assignments import located
+from pipeline.assignments import Chosen, located, stage_settings
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.drawing import Progress, Workers, draw_missing
 from pipeline.failure import RunFailedError
 from pipeline.fit_job import FitJob, cost_file
-from pipeline.stages import JudgeSettings, StageSettings
+from pipeline.stages import JudgeSettings
 
 Arms = Mapping[str, ResolvedArm]
 # (arm, combination, fit) -> the adapter that draws the cell; a cell without one is missing, and named so.
 Adapters = dict[tuple[str, str, int], Adapter]
+# (arm, combination, fit) -> the candidates that train its refit.
+Selected = dict[tuple[str, str, int], Chosen]
 ROUND = 0
 DRAWN_WITH = "detect_and_compare"
 
@@ -36,13 +38,14 @@ def benchmark(
     config: BenchmarkConfig, arms: Arms, combinations: list[Combination], run_dir: Path, workers: Workers, progress: Progress
 ) -> None:
     """Run everything that `config` asks for and that is not in the opened `run_dir` yet; RunFailedError if too much is missing."""
+    samplings = {label: arm.options.sampling for label, arm in arms.items()}
     _fit("fit", planning.first_fits(config, run_dir, arms, combinations), config, workers, progress)
     starts = _stored(config, run_dir, {label: arm for label, arm in arms.items() if not arm.refit}, arms, combinations)
     if any(arm.refit for arm in arms.values()):
         pool, chunks = planning.pool_dir(run_dir), planning.pool_chunks(config, arms, combinations, starts)
         if not (pool / "candidates").is_dir():
             store.create_tables(pool)
-        draw_missing(pool, chunks, _stages(config, pool, arms, combinations), config.cluster, workers, "pool", progress)
+        draw_missing(pool, chunks, stage_settings(config, pool, combinations, samplings), config.cluster, workers, "pool", progress)
         kept = _select(config, pool, arms, combinations, starts)
         for cell in [cell for cell, chosen in kept.items() if not chosen]:
             journal.append_event(run_dir, event="nothing kept", cell=cell)
@@ -50,7 +53,7 @@ def benchmark(
     adapters = _stored(config, run_dir, arms, arms, combinations)
     store.write_fits(run_dir, "fits", _fit_rows(config, run_dir, arms, combinations, adapters))
     chunks = planning.evaluation_chunks(config, arms, combinations, adapters)
-    draw_missing(run_dir, chunks, _stages(config, run_dir, arms, combinations), config.cluster, workers, "pictures", progress)
+    draw_missing(run_dir, chunks, stage_settings(config, run_dir, combinations, samplings), config.cluster, workers, "pictures", progress)
     judge_missing(config, combinations, run_dir, workers, progress)
 
 
@@ -73,23 +76,9 @@ def _stored(config: BenchmarkConfig, run_dir: Path, wanted: Arms, arms: Arms, co
     return found
 
 
-def _stages(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: Sequence[Combination]) -> StageSettings:
-    """What the workers of a sweep are built from; subjects are detected and compared as the user named them."""
-    return StageSettings(
-        run_dir=str(run_dir),
-        models={
-            "backbone": located(config.models.backbone),
-            "detector": located(config.models.detector),
-            "embedders": {kind: located(name) for kind, name in config.models.embedders.chosen.items()},
-        },
-        samplings={label: arm.options.sampling for label, arm in arms.items()},
-        threshold=config.score.threshold,
-        precision=config.precision,
-        combinations={combination.key: combination for combination in combinations},
-    )
-
-
-def _select(config: BenchmarkConfig, pool: Path, arms: Arms, combinations: Sequence[Combination], starts: Adapters):
+def _select(
+    config: BenchmarkConfig, pool: Path, arms: Arms, combinations: Sequence[Combination], starts: Adapters
+) -> dict[tuple[str, str, int], Chosen]:
     """(arm, combination, fit) -> the pool's candidates that train its refit: id and prompt."""
     scores = store.read(pool, "scores", ROUND, ["candidate_id", "metric", "value"]).to_pylist()
     values = {s["candidate_id"]: s["value"] for s in scores if s["metric"] == config.score.select_by}

@@ -15,10 +15,10 @@ from pipeline.config import (
     Cluster,
     Count,
     Models,
+    Retraining,
     Sampling,
     Scoring,
     Settings,
-    Share,
     Text,
     absolute_and_distinct,
     workers_of,
@@ -43,7 +43,7 @@ class BenchmarkModels(Models):
         return self
 
 
-class Refit(Settings):
+class Refit(Retraining):
     of: Label
     """The arm whose adapters are refitted; its `sampling` draws the pool."""
     pool: Count = 200
@@ -52,23 +52,11 @@ class Refit(Settings):
     """How many of them train the refit."""
     select: Literal["top", "random"] = "top"
     """The highest by `score.select_by`, or as many at random, zeros included: what selection is measured against."""
-    steps: Count = 1000
-    """Optimiser steps."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """AdamW learning rate, constant."""
-    batch: Count = 1
-    """Images of one forward pass."""
-    accumulation: Count = 2
-    """Forward passes of one optimiser step."""
-    kl_weight: Amount = 1.0
-    """Weight of the KL term that holds the adapter near its start."""
-    reference_share: Share = 0.0
-    """Share of steps drawn from the user's photos instead of kept candidates."""
 
     @property
     def retraining(self) -> dict[str, Any]:
         """What `mudi.retrain.RetrainSettings` is built from."""
-        return self.model_dump(exclude={"of", "pool", "keep", "select"})
+        return self.model_dump(include=set(Retraining.model_fields))
 
 
 class Arm(Settings):

@@ -1,5 +1,6 @@
 """Prompt templates of a benchmark: given in its file for all combinations, or in a file with some for each."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +29,12 @@ class PromptFile(Settings):
     """Combination -> its prompts."""
 
 
+@cache
 def read_prompts(path: Path) -> PromptFile:
-    """The prompt file at `path`; ValueError of one line that names the place, also where a prompt is in both lists."""
+    """The prompt file at `path`, parsed once a process, since every cell of a benchmark asks.
+
+    Raises ValueError of one line that names the place, also where a prompt is in both lists.
+    """
     file = load_settings(PromptFile, path)
     for key, prompts in file.combinations.items():
         if both := sorted(set(prompts.evaluation) & set(prompts.training)):

@@ -210,15 +210,15 @@ class Judge:
         row, began = _only_row(table), time.time()
         run_dir = Path(self.settings.run_dir)
         pictures = [(r, png) for r, png in store.read_chunk(run_dir, row["round"], row["chunk_id"]) if png is not None]
+        images = [np.asarray(Image.open(io.BytesIO(png))) for _, png in pictures]
         for name in row["metrics"]:
-            scores = self._scores(name, pictures) if pictures else []
+            scores = self._scores(name, pictures[0][0], images) if pictures else []
             by_candidate = {r["candidate_id"]: of_image for (r, _), of_image in zip(pictures, scores, strict=True)}
             store.write_scores(run_dir, row["chunk_id"], row["round"], name, by_candidate)
         return pa.table({"chunk_id": [row["chunk_id"]], "candidates": [len(pictures)], "seconds": [time.time() - began]})
 
-    def _scores(self, metric: str, pictures: list[tuple[dict, bytes]]) -> list[tuple[Score, ...]]:
-        """The scores of pictures of one prompt, which is as the user wrote it, whatever the method calls the subjects."""
-        first = pictures[0][0]
+    def _scores(self, metric: str, first: dict, images: list[np.ndarray]) -> list[tuple[Score, ...]]:
+        """The scores of pictures of the prompt of the row `first`, as the user wrote it, whatever the method calls the subjects."""
         combination = self.settings.combinations[first["combination"]]
         (prompt,) = [p for p in combination.prompts if p.prompt_id == first["prompt_id"]]
-        return self.metrics[metric]([np.asarray(Image.open(io.BytesIO(png))) for _, png in pictures], prompt, combination)
+        return self.metrics[metric](images, prompt, combination)
