@@ -4,7 +4,8 @@ The folder is read as MuDI publishes its own: photos, masks and `metadata.jsonl`
 the subjects, {"id": {"a": "olis corgi", "b": "hta chow chow"}}, and whose other lines each name one
 photo, {"id": "a", "file_name": "a00.jpg", "mask_path": "mask_a00.jpg", "text": "A photo of a olis corgi."}.
 "mask_path" may be left out for methods that cut nothing out.
-The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for.
+The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for, and {"layouts": [{"a": [0, 200,
+500, 1000], "b": [520, 400, 1000, 1000]}]}, boxes (x0, y0, x1, y1) for all subjects on a canvas of 1024 by 1024.
 
 All that is wrong with a folder is a ValueError of one line that names the file, its line or key, and
 what to do. Nothing is skipped: a listed file that is missing stops the run.
@@ -16,9 +17,9 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mudi.augment import Segment
+from mudi.augment import CANVAS, Segment
 from mudi.photos import decode, flatten, read_image, read_mask
-from mudi.records import Combination, Reference, Subject
+from mudi.records import Box, Combination, Reference, Subject
 
 EXAMPLE_HEADER = '{"id": {"a": "olis corgi", "b": "hta chow chow"}}'
 # The super-categories that the detector is asked for; MuDI's own table is unpublished.
@@ -75,7 +76,7 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None) -> 
         )
         for key, (identifier, class_noun) in phrases.items()
     )
-    return Combination(key=folder.name, subjects=subjects)
+    return Combination(key=folder.name, subjects=subjects, layouts=_layouts(where, header.get("layouts", []), phrases))
 
 
 def check_images(combination: Combination) -> None:
@@ -159,7 +160,7 @@ def _text(where: str, entry: Mapping, key: str) -> str:
 def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
     """Subject key -> (identifier, class noun), in the header's order."""
     names = header.get("id")
-    if not isinstance(names, dict) or set(header) - {"id", "query"}:
+    if not isinstance(names, dict) or set(header) - {"id", "query", "layouts"}:
         raise ValueError(f"{where}: the first line must be a header like {EXAMPLE_HEADER}")
     if len(names) < 2:
         raise ValueError(f'{where}: "id" names {len(names)} subject(s); a combination needs two or more')
@@ -181,6 +182,27 @@ def _detection_queries(where: str, queries: Mapping[str, str], subject_keys: Col
     if not isinstance(queries, Mapping) or set(queries) - set(subject_keys):
         raise ValueError(f"{where}: {str(queries)[:80]} must map subject keys ({', '.join(subject_keys)}) to what to detect")
     return {key: _text(where, queries, key) for key in queries}
+
+
+def _layouts(where: str, layouts: object, subject_keys: Collection[str]) -> tuple[dict[str, Box], ...]:
+    """The layouts, once each is known to give every subject a box on the canvas."""
+    if not isinstance(layouts, list) or not all(isinstance(layout, dict) for layout in layouts):
+        raise ValueError(f'{where}: "layouts" is {json.dumps(layouts)[:60]}; give a list of objects, each subject key -> [x0, y0, x1, y1]')
+    for number, layout in enumerate(layouts, start=1):
+        place = f"{where}: layout {number}"
+        for key in layout:
+            if key not in subject_keys:
+                raise ValueError(f"{place}: unknown subject {json.dumps(key)}; the header has {', '.join(subject_keys)}")
+        if absent := [key for key in subject_keys if key not in layout]:
+            raise ValueError(f'{place}: subject "{absent[0]}" has no box; a layout places every subject')
+        for key, box in layout.items():
+            numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+            if not (numbers and 0 <= box[0] < box[2] <= CANVAS and 0 <= box[1] < box[3] <= CANVAS):
+                raise ValueError(
+                    f'{place}: the box of "{key}" is {json.dumps(box)[:60]}; give [x0, y0, x1, y1] with x0 < x1 and y0 < y1, '
+                    f"all from 0 to {CANVAS}"
+                )
+    return tuple({key: tuple(map(float, layout[key])) for key in subject_keys} for layout in layouts)
 
 
 def _reference(folder: Path, where: str, entry: Mapping, identifier: str) -> Reference:
