@@ -78,11 +78,11 @@ def seg_mix(
     pieces = []
     for index, segment in enumerate(segments):
         share = rng.uniform(SMALLEST_SCALE, 1) if scales is None else scales[index]
-        pieces.append(_resize_to_fit(_crop_to_mask(segment), slot, share))
+        pieces.append(_resize_to_fit(crop_to_mask(segment), slot, share))
     shapes = [piece.mask.shape for piece in pieces]
     place = _place_pair if count == 2 else _place_columns
     while True:
-        image, masks = _paste(pieces, *place(shapes, rng, size), size, background)
+        image, masks = paste(pieces, *place(shapes, rng, size), size, background)
         apart = overlap or masks.sum() == sum(piece.mask.sum() for piece in pieces)
         # A column's jitter can bring a subject right behind its neighbour; a prompt that names both needs both in sight.
         if apart and masks.any(axis=(1, 2)).all():
@@ -113,7 +113,7 @@ def cut_mix(photos: Sequence[np.ndarray], rng: np.random.Generator, size: int = 
     return Composition(image, masks.any(axis=0), tuple(masks), tuple(tight_box(mask) for mask in masks))
 
 
-def _crop_to_mask(segment: Segment) -> Segment:
+def crop_to_mask(segment: Segment) -> Segment:
     """The segment within its mask's bounding box; the released code loses the last row and column."""
     x0, y0, x1, y1 = map(int, tight_box(segment.mask))
     return Segment(segment.image[y0:y1, x0:x1], segment.mask[y0:y1, x0:x1])
@@ -123,10 +123,15 @@ def _resize_to_fit(segment: Segment, slot: tuple[float, float], share: float) ->
     """The segment at `share` of the largest size that fits `slot` (width, height), mask binarised again."""
     height, width = segment.mask.shape
     factor = share * min(slot[0] / width, slot[1] / height)
-    target = (max(1, int(width * factor)), max(1, int(height * factor)))
+    return resize(segment, (max(1, int(width * factor)), max(1, int(height * factor))))
+
+
+def resize(segment: Segment, target: tuple[int, int]) -> Segment:
+    """The segment at `target` (width, height) in pixels, mask binarised again; ValueError if no pixel of the mask is left."""
     image = np.asarray(Image.fromarray(segment.image).resize(target))
     mask = np.asarray(Image.fromarray(segment.mask.astype(np.uint8) * 255).resize(target)) > MASK_THRESHOLD
     if not mask.any():
+        height, width = segment.mask.shape
         raise ValueError(f"a mask of {width}x{height} pixels vanishes at {target[0]}x{target[1]}; its subject is too thin, mark more of it")
     return Segment(image, mask)
 
@@ -160,7 +165,7 @@ def _place_columns(shapes: Sequence[tuple[int, int]], rng: np.random.Generator, 
     return corners, rng.permutation(count)
 
 
-def _paste(
+def paste(
     pieces: Sequence[Segment], corners: Sequence[tuple[int, int]], depth: np.ndarray, size: int, background: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The canvas and the visible masks, bool (N, size, size), of pieces pasted back to front."""

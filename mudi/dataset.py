@@ -4,7 +4,8 @@ The folder is read as MuDI publishes its own: photos, masks and `metadata.jsonl`
 the subjects, {"id": {"a": "olis corgi", "b": "hta chow chow"}}, and whose other lines each name one
 photo, {"id": "a", "file_name": "a00.jpg", "mask_path": "mask_a00.jpg", "text": "A photo of a olis corgi."}.
 "mask_path" may be left out for methods that cut nothing out.
-The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for.
+The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for, and {"layouts": [{"a": [0, 200,
+500, 1000], "b": [520, 400, 1000, 1000]}]}, boxes (x0, y0, x1, y1) for all subjects on a canvas of 1024 by 1024.
 
 All that is wrong with a folder is a ValueError of one line that names the file, its line or key, and
 what to do. Nothing is skipped: a listed file that is missing stops the run.
@@ -16,27 +17,11 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from mudi.augment import CANVAS, Segment
+from mudi.photos import decode, flatten, read_image, read_mask
+from mudi.records import Box, Combination, Reference, Subject
 
-from mudi.augment import Segment
-from mudi.records import Combination, Reference, Subject
-
-FORMATS = ("JPEG", "PNG", "WEBP")
-LARGEST_PHOTO = 40_000_000
-EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
-MASK_THRESHOLD = 128
 EXAMPLE_HEADER = '{"id": {"a": "olis corgi", "b": "hta chow chow"}}'
-# All that Pillow raised on 21,000 cut and corrupted files of the three formats, and what is refused here.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-# EXIF orientations that exchange width and height, and how a viewer undoes each.
-UPRIGHT = {
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 # The super-categories that the detector is asked for; MuDI's own table is unpublished.
 DETECTION_QUERIES = {
     "harry potter toy": "action figure",
@@ -91,7 +76,7 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None) -> 
         )
         for key, (identifier, class_noun) in phrases.items()
     )
-    return Combination(key=folder.name, subjects=subjects)
+    return Combination(key=folder.name, subjects=subjects, layouts=_layouts(where, header.get("layouts", []), phrases))
 
 
 def check_images(combination: Combination) -> None:
@@ -119,67 +104,12 @@ def load_segments(subject: Subject) -> list[Segment]:
     return [_read_segment(reference) for reference in subject.references]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """A photo as uint8 (H, W, 3), upright by its EXIF orientation, transparent parts on white."""
-    return _flatten(_decode(path)[0], "RGB", "white")
-
-
-def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> np.ndarray:
-    """A mask as bool (H, W), true above 128, where `size` is (H, W) of the upright photo.
-
-    `orientation` is the photo's EXIF orientation. A mask drawn on the photo as stored has width and height
-    exchanged and is turned like the photo; where this cannot be told from the size (180 degrees, square
-    photos) the mask's own EXIF decides. The released code turns photos only.
-    """
-    height, width = size
-    mask, _ = _decode(path)
-    if mask.size == (height, width) and height != width and orientation in UPRIGHT:
-        mask = mask.transpose(UPRIGHT[orientation])
-    if mask.size != (width, height):
-        raise ValueError(f"{path}: the mask is {mask.width}x{mask.height} but its photo {width}x{height}; save it at the photo's size")
-    grey = _flatten(mask, "L", "black")
-    subject = grey > MASK_THRESHOLD
-    if not subject.any():
-        raise ValueError(f"{path}: the mask is empty, its brightest value is {grey.max()} of 255; paint the subject white")
-    if subject.all():
-        raise ValueError(f"{path}: the mask covers the whole photo; paint all but the subject black")
-    return subject
-
-
 def _read_segment(reference: Reference) -> Segment:
     """The photo and the mask of one reference, both upright."""
     if reference.mask_path is None:
         raise ValueError(f'{reference.image_path}: has no mask to cut the subject out; add "mask_path" to its line in metadata.jsonl')
-    photo, orientation = _decode(reference.image_path)
-    return Segment(_flatten(photo, "RGB", "white"), read_mask(reference.mask_path, (photo.height, photo.width), orientation))
-
-
-def _decode(path: Path) -> tuple[Image.Image, int]:
-    """The image, upright, and the EXIF orientation it is stored in.
-
-    A file that was cut short passes Pillow's `verify`, so the pixels are always decoded.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_PHOTO:
-                raise ValueError(f"{image.width}x{image.height} pixels, more than 40 million")
-            # A phone's JPEG may carry a preview as a second frame (MPO); the first is the photo.
-            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise ValueError(f"{image.n_frames} frames; export one of them")
-            if image.mode not in EIGHT_BIT_MODES:
-                raise ValueError(f"pixels of mode {image.mode}; export 8 bits a channel")
-            image.load()
-            return ImageOps.exif_transpose(image), image.getexif().get(ExifTags.Base.Orientation, 1)
-    except BROKEN_IMAGE as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: cannot read the image ({reason}); replace it by a whole JPEG, PNG or WEBP of up to 40 MP") from error
-
-
-def _flatten(image: Image.Image, mode: str, background: str) -> np.ndarray:
-    """The pixels in `mode`, over `background` where they are transparent; hidden colours would surface otherwise."""
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
-    return np.array(image.convert(mode))
+    photo, orientation = decode(reference.image_path)
+    return Segment(flatten(photo, "RGB", "white"), read_mask(reference.mask_path, (photo.height, photo.width), orientation))
 
 
 def _read_lines(folder: Path) -> list[tuple[str, dict]]:
@@ -230,7 +160,7 @@ def _text(where: str, entry: Mapping, key: str) -> str:
 def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
     """Subject key -> (identifier, class noun), in the header's order."""
     names = header.get("id")
-    if not isinstance(names, dict) or set(header) - {"id", "query"}:
+    if not isinstance(names, dict) or set(header) - {"id", "query", "layouts"}:
         raise ValueError(f"{where}: the first line must be a header like {EXAMPLE_HEADER}")
     if len(names) < 2:
         raise ValueError(f'{where}: "id" names {len(names)} subject(s); a combination needs two or more')
@@ -252,6 +182,27 @@ def _detection_queries(where: str, queries: Mapping[str, str], subject_keys: Col
     if not isinstance(queries, Mapping) or set(queries) - set(subject_keys):
         raise ValueError(f"{where}: {str(queries)[:80]} must map subject keys ({', '.join(subject_keys)}) to what to detect")
     return {key: _text(where, queries, key) for key in queries}
+
+
+def _layouts(where: str, layouts: object, subject_keys: Collection[str]) -> tuple[dict[str, Box], ...]:
+    """The layouts, once each is known to give every subject a box on the canvas."""
+    if not isinstance(layouts, list) or not all(isinstance(layout, dict) for layout in layouts):
+        raise ValueError(f'{where}: "layouts" is {json.dumps(layouts)[:60]}; give a list of objects, each subject key -> [x0, y0, x1, y1]')
+    for number, layout in enumerate(layouts, start=1):
+        place = f"{where}: layout {number}"
+        for key in layout:
+            if key not in subject_keys:
+                raise ValueError(f"{place}: unknown subject {json.dumps(key)}; the header has {', '.join(subject_keys)}")
+        if absent := [key for key in subject_keys if key not in layout]:
+            raise ValueError(f'{place}: subject "{absent[0]}" has no box; a layout places every subject')
+        for key, box in layout.items():
+            numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
+            if not (numbers and 0 <= box[0] < box[2] <= CANVAS and 0 <= box[1] < box[3] <= CANVAS):
+                raise ValueError(
+                    f'{place}: the box of "{key}" is {json.dumps(box)[:60]}; give [x0, y0, x1, y1] with x0 < x1 and y0 < y1, '
+                    f"all from 0 to {CANVAS}"
+                )
+    return tuple({key: tuple(map(float, layout[key])) for key in subject_keys} for layout in layouts)
 
 
 def _reference(folder: Path, where: str, entry: Mapping, identifier: str) -> Reference:

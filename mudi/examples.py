@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from mudi.augment import Segment, cut_mix, seg_mix
-from mudi.dataset import load_segments, read_image
+from mudi.dataset import load_segments
 from mudi.fit import Example
+from mudi.photos import read_image
 from mudi.records import Combination
 
 

@@ -7,6 +7,7 @@ Boxes are (x0, y0, x1, y1) in pixels, exclusive at the right and bottom. Images 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,11 +54,16 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """Two or more subjects that belong in one picture, and the prompts to draw them with."""
+    """Two or more subjects that belong in one picture, and the prompts to draw them with.
+
+    `layouts` say where the subjects stand, each by subject key, on a canvas of 1024 by 1024 whatever the
+    model's resolution; empty where nobody gave any.
+    """
 
     key: str
     subjects: tuple[Subject, ...]
     prompts: tuple[Prompt, ...] = ()
+    layouts: tuple[Mapping[str, Box], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

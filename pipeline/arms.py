@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mudi.dataset import check_images, load_combination, require_masks
+from mudi.layout import require_layouts
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
@@ -48,6 +49,11 @@ class ResolvedArm:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _drawn(sampling: Sampling) -> dict:
+    """What decides a drawn pool; a random layout is left out, so that a refit from before there were layouts keeps its folder."""
+    return {key: value for key, value in asdict(sampling).items() if (key, value) != ("layout", "random")}
 
 
 def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
@@ -112,6 +118,8 @@ def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) 
         for arm in arms.values():
             if arm.options.needs_masks or arm.options.sampling.gamma:
                 require_masks(combination, f"methods.{arm.label}")
+            if arm.options.sampling.layout == "given":
+                require_layouts(combination, f"methods.{arm.label}")
             scales = arm.options.sampling.scales
             if scales is not None and len(scales) != len(combination.subjects):
                 count = len(combination.subjects)
@@ -131,7 +139,7 @@ def refit_folder(
     """Where an arm's refit lies; arms that only draw differently share it."""
     start = arms[arm.refit.of]
     prompts = list(training_prompts(config, combination))
-    decided = [arm.refit.model_dump(mode="json"), asdict(start.options.sampling), config.score.model_dump(mode="json"), prompts]
+    decided = [arm.refit.model_dump(mode="json"), _drawn(start.options.sampling), config.score.model_dump(mode="json"), prompts]
     return run_dir / "adapters" / combination / f"{start.method}-{start.content}-fit={fit}-refit-{_digest(decided)}"
 
 

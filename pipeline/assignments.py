@@ -10,6 +10,7 @@ from typing import Any
 
 from mudi import models
 from mudi.dataset import check_images, load_combination, require_masks
+from mudi.layout import require_layouts
 from mudi.methods import METHODS
 from mudi.methods.mudi import MuDI
 from mudi.records import Adapter, Combination
@@ -37,6 +38,8 @@ def load_combinations(config: RunConfig) -> list[Combination]:
         check_images(combination)
         if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
             require_masks(combination, config.method.name)
+        if config.sampling.layout == "given":
+            require_layouts(combination, "sampling.layout = given")
         combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
     return combinations
 

@@ -81,6 +81,9 @@ class Sampling(Settings):
     """Size of each subject in a composition, in their order, as a share of the largest that fits; null draws it."""
     overlap: bool = True
     """Whether subjects may cover one another in a composition."""
+    # Left out of a dump where it changes nothing, so that a run from before there were layouts is still recognised.
+    layout: Annotated[Literal["random", "given"], Field(exclude_if=lambda layout: layout == "random")] = "random"
+    """Where the subjects of a composition stand: at random, or as the combination's own layouts say."""
     batch: Count = 8
     """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
 

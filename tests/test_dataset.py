@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mudi.dataset import DETECTION_QUERIES, check_images, load_combination, load_segments, read_image, read_mask
+from mudi.dataset import DETECTION_QUERIES, check_images, load_combination, load_segments
+from mudi.photos import read_image, read_mask
 
 BENCHMARK = Path(__file__).parents[2] / "shared" / "mudi-benchmark"
 needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason=f"the published folders are not at {BENCHMARK}")

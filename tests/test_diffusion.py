@@ -63,7 +63,7 @@ def test_noise_belongs_to_the_seed_not_to_the_batch(miniature):
 
 def test_an_image_survives_encoding_and_decoding(miniature, two_dogs):
     """PSNR of a rendered photo through the autoencoder above 25 dB: mean squared error below 10**-2.5 of 255**2."""
-    from mudi.dataset import read_image
+    from mudi.photos import read_image
 
     image = read_image(two_dogs.subjects[0].references[0].image_path)
     (back,) = decode(miniature, encode(miniature, [image]))

@@ -6,9 +6,9 @@ import torch
 
 from mudi import adapters
 from mudi.conditioning import encode_prompts
-from mudi.dataset import read_image
 from mudi.diffusion import alphas_cumprod, encode
 from mudi.methods.mudi import MuDI
+from mudi.photos import read_image
 from mudi.sampling import Sampling
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mudi.dataset import load_combination, read_image
+from mudi.dataset import load_combination
 from mudi.miniature.pairs import HELD_OUT_PAIRS, TUNING_PAIRS, write_pairs
 from mudi.miniature.references import describe_identity
 from mudi.miniature.render import single_scene
 from mudi.miniature.world import BACKGROUNDS, parse_identity, split_identities
+from mudi.photos import read_image
 
 SHIPPED = Path(__file__).parent.parent / "jobs" / "configs" / "miniature"
 ALL = {**TUNING_PAIRS, **HELD_OUT_PAIRS}

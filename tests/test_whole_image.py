@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mudi.dataset import read_image
 from mudi.embed import embed
 from mudi.metrics.whole_image import WholeImage, mean_similarity
+from mudi.photos import read_image
 from mudi.records import Combination
 
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from mudi.dataset import read_image
 from mudi.detect import detect
 from mudi.embed import Embedder, embed, square_crop
 from mudi.models import EMBEDDERS, load_detector, load_embedder
+from mudi.photos import read_image
 from mudi.records import Combination, Detection, Prompt, Score, Subject
 
 

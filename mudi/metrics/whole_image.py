@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.dataset import read_image
 from mudi.embed import embed
 from mudi.models import EMBEDDERS, load_embedder
+from mudi.photos import read_image
 from mudi.records import Combination, Prompt, Score, Subject
 
 
