@@ -8,7 +8,7 @@ import pytest
 
 from mudi.dataset import load_combination
 from mudi.miniature.pairs import HELD_OUT_PAIRS, TUNING_PAIRS, write_pairs
-from mudi.miniature.references import describe_identity
+from mudi.miniature.references import LAYOUTS, describe_identity
 from mudi.miniature.render import single_scene
 from mudi.miniature.world import BACKGROUNDS, parse_identity, split_identities
 from mudi.photos import read_image
@@ -54,6 +54,7 @@ def test_the_shipped_folder_is_what_the_recipe_writes(name, tmp_path):
     rng = np.random.default_rng(ALL[name][2])
     drawn = single_scene(rng, parse_identity(ALL[name][0]), str(rng.permutation(BACKGROUNDS)[0]))
     np.testing.assert_array_equal(read_image(shipped.subjects[0].references[0].image_path), drawn.image)
+    assert [tuple(layout.values()) for layout in shipped.layouts] == list(LAYOUTS)
 
 
 def test_the_demos_truth_is_what_its_pictures_show():

@@ -11,6 +11,14 @@ from mudi.miniature.render import single_scene
 from mudi.miniature.world import BACKGROUNDS, Identity
 
 PHOTOS = 5
+# Boxes (x0, y0, x1, y1) of two subjects that stand on the ground as scenes of two have them, the first named on the left, which
+# is how captions of this world name them; Seg-Mix's own places leave many in the air, where no scene of this world has any.
+LAYOUTS = (
+    ((50, 250, 470, 900), (550, 290, 970, 940)),
+    ((70, 330, 490, 980), (530, 230, 950, 880)),
+    ((30, 260, 440, 910), (590, 260, 1000, 910)),
+    ((90, 310, 500, 960), (520, 310, 930, 960)),
+)
 TRUTH = "truth.json"
 
 
@@ -26,7 +34,7 @@ def describe_identity(identity: Identity) -> str:
 
 
 def write_combination(folder: Path, identities: list[Identity], seed: int) -> None:
-    """A folder in the published format: five pictures a subject with masks, captions and detector queries.
+    """A folder in the published format: five pictures a subject with masks, captions and detector queries, and layouts for two.
 
     Captions name identifier, descriptive class and place only; what the subject wears is for the fit to
     learn. The whole identities lie beside the pictures in truth.json, for a judge alone. Raises ValueError if the folder exists.
@@ -40,6 +48,8 @@ def write_combination(folder: Path, identities: list[Identity], seed: int) -> No
         "id": {k: f"{word} {class_noun(i)}" for k, word, i in zip(keys, IDENTIFIERS, identities, strict=False)},
         "query": {k: i.class_noun for k, i in zip(keys, identities, strict=True)},
     }
+    if len(identities) == 2:
+        header["layouts"] = [dict(zip(keys, boxes, strict=True)) for boxes in LAYOUTS]
     lines = [json.dumps(header)]
     for key, identity in zip(keys, identities, strict=True):
         for n, place in enumerate(rng.permutation(BACKGROUNDS)[:PHOTOS]):
