@@ -124,7 +124,7 @@ def _check_form(image: Image.Image) -> None:
     if min(width, height) < SMALLEST_SIDE:
         raise ValueError(f"{width}x{height} pixels, a side below {SMALLEST_SIDE}")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
-        raise ValueError(f"{width}x{height} pixels, one side more than {LARGEST_ASPECT} times the other; cut the subject out of it")
+        raise ValueError(f"{width}x{height} pixels, one side more than {LARGEST_ASPECT} times the other; crop it")
     if getattr(image, "n_frames", 1) > 1:
         raise ValueError(f"{image.n_frames} frames; export one of them")
     if image.mode not in EIGHT_BIT_MODES + SIXTEEN_BIT_MODES:

@@ -28,8 +28,8 @@ def load_settings(model: type[File], path: Path, overrides: Sequence[str] = ()) 
     for override in overrides:
         origins[_apply(values, override)] = f"--set {override}"
     for key, mistake in forbidden_texts(values):
-        name = ".".join(map(str, key))
-        raise ValueError(f"{_place(key, path, origins).partition('=')[0]}: {name}: {mistake}")
+        place = _place(key, path, origins)
+        raise ValueError(f"{place.partition('=')[0] if place.startswith('--set ') else place}: {_dotted(key)}: {mistake}")
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
@@ -83,7 +83,7 @@ def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path,
     first = errors[0]
     key = tuple(first["loc"])
     place = _place(key, path, origins)
-    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
+    name = _dotted(key)
     more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
     match first["type"]:
         case "extra_forbidden":
@@ -93,6 +93,11 @@ def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path,
         case "value_error":
             return f"{place}: {name + ': ' if name else ''}{first['ctx']['error']}{more}"
     return f"{place}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {json.dumps(first['input'])[:80]}{more}"
+
+
+def _dotted(key: yaml_lines.Key) -> str:
+    """A key as it is spoken of: cluster.fit.gpus, prompts[0]."""
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
 
 
 def _place(key: yaml_lines.Key, path: Path, origins: dict[yaml_lines.Key, str]) -> str:

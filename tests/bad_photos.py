@@ -161,11 +161,38 @@ def spots(*boxes: tuple[int, int, int, int]) -> bytes:
     return encoded(Image.fromarray(levels), "PNG")
 
 
-# Kind, the file that is replaced, its bytes, words of the note; the folder is accepted.
-REMARKS: tuple[tuple[str, str, Callable[[], bytes], tuple[str, ...]], ...] = (
-    ("a photo that is all black", "b01.png", lambda: encoded(Image.new("RGB", (WIDTH, HEIGHT)), "PNG"), ("all one colour, (0, 0, 0)",)),
-    ("a mask of less than 1 % of the photo", "mask_b01.png", lambda: spots((0, 0, 20, 20)), ("covers 0.49 % of the photo",)),
-    ("a mask in two parts", "mask_b01.png", lambda: spots((0, 0, 60, 60), (90, 90, 150, 150)), ("in 2 parts",)),
-    ("a lossy mask", "mask_b01.png", lossy_mask, ("between black and white", "128")),
-    ("one photo for both subjects", "b01.png", lambda: encoded(photo(0), "PNG"), ('the same bytes as a00.png of "a"',)),
+def put(**files: Callable[[], bytes]) -> Callable[[Path], None]:
+    """Other bytes in place of the folder's files, by their names without ".png"."""
+
+    def replace(folder: Path) -> None:
+        for name, make in files.items():
+            (folder / f"{name}.png").write_bytes(make())
+
+    return replace
+
+
+def without_b01(folder: Path) -> None:
+    for name in ("b01.png", "mask_b01.png"):
+        (folder / name).unlink()
+    write(folder, HEADER, entry("a", 0), entry("a", 1), entry("b", 0))
+
+
+def weighted(folder: Path) -> None:
+    write(folder, HEADER, entry("a", 0), entry("a", 1), entry("b", 0), entry("b", 1, text="a hta (chow chow:1.3)"))
+
+
+def small(make: Callable[[], Image.Image]) -> Callable[[], bytes]:
+    return lambda: encoded(make().resize((100, 80)), "PNG")
+
+
+# Kind, what is done to a sound folder, words of the note; the folder is accepted.
+REMARKS: tuple[tuple[str, Callable[[Path], None], tuple[str, ...]], ...] = (
+    ("a photo of one colour", put(b01=lambda: encoded(Image.new("RGB", (WIDTH, HEIGHT)), "PNG")), ("all one colour, (0, 0, 0)",)),
+    ("a small photo", put(b01=small(lambda: photo(3)), mask_b01=small(mask)), ("100x80 pixels, a side below 256",)),
+    ("a mask of less than 1 % of the photo", put(mask_b01=lambda: spots((0, 0, 20, 20))), ("covers 0.49 % of the photo",)),
+    ("a mask in two parts", put(mask_b01=lambda: spots((0, 0, 60, 60), (90, 90, 150, 150))), ("in 2 parts",)),
+    ("a lossy mask", put(mask_b01=lossy_mask), ("between black and white", "128")),
+    ("one photo for both subjects", put(b01=lambda: encoded(photo(0), "PNG")), ('the same bytes as a00.png of "a"',)),
+    ("a subject with one photo", without_b01, ('only one photo of "b"',)),
+    ("weights in a caption", weighted, ("'(chow chow:1.3)'", "read as words")),
 )

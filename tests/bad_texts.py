@@ -113,7 +113,7 @@ RUN_FILES: tuple[tuple[str, str | bytes, tuple[str, ...]], ...] = (
     ("a byte NUL", b"name: a\0b\n", ("plain UTF-8 text",)),
     ("a file of 2 MB", b"#" * 2_000_000, ("larger than 1000000 bytes",)),
     ("a name that is a path", RUN.replace("two-toys", "../two"), ("line 1", "name", "../two")),
-    ("a combination that is not there", RUN.replace("PAIR", "nowhere"), ("nowhere: no such folder",)),
+    ("a combination that is not there", RUN.replace("PAIR", "PAIR/../nowhere"), ("nowhere: no such folder",)),
     ("a combination twice", RUN.replace("PAIR", "PAIR, PAIR"), ("line 3", "two folders are named 'pair'")),
     ("a placeholder of no subject", RUN.replace("{subjects}", "{c}"), ("unknown placeholder {c}",)),
     ("a prompt without a subject", RUN.replace("{subjects}", "grass"), ("names no subject",)),
