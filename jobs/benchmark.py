@@ -30,10 +30,11 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.cluster import connected
     from pipeline.drawing import Workers
     from pipeline.memory import peak_memory
-    from pipeline.run_folder import folder_sha256, sole_driver
+    from pipeline.run_folder import folder_sha256, run_folder, sole_driver
 
     began = time.perf_counter()
     config = on_the_cluster_of_this_job(load_benchmark(run_file, overrides or ()))
+    run_folder(config.runs, config.name)
     check_models(config)
     resolved = arms.resolve(config)
     combinations = arms.load_combinations(config, resolved)

@@ -4,6 +4,7 @@ import typer
 
 from jobs import entry
 from jobs.benchmark import benchmark
+from jobs.check import check
 from jobs.compare import compare
 from jobs.miniature import application as miniature
 from jobs.report import write
@@ -14,6 +15,7 @@ def main() -> None:
     """The `mudi` program."""
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     application.command()(selftrain)
+    application.command()(check)
     application.command()(benchmark)
     application.command("report")(write)
     application.command()(compare)

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 import typer
@@ -42,6 +43,8 @@ def execute(application: typer.Typer) -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     prepare_environment()
+    # Pillow warns of torn EXIF data in lines of its own; what matters of it is an error or a note of ours.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         application(args=arguments, standalone_mode=True)
     except ValueError as error:

@@ -27,11 +27,12 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.config import load_run
     from pipeline.drawing import Workers
     from pipeline.memory import peak_memory
-    from pipeline.run_folder import folder_sha256, open_run, sole_driver
+    from pipeline.run_folder import folder_sha256, open_run, run_folder, sole_driver
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())
     config = on_the_cluster_of_this_job(config)
+    run_folder(config.runs, config.name)
     assignments.check_models(config)
     assignments.hyperparameters_of(config)
     combinations = assignments.load_combinations(config)

@@ -137,7 +137,13 @@ def read_manifest(folder: Path) -> dict:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{path}: no such manifest; expected a folder written by this program with {WEIGHTS} and {MANIFEST}")
-    return json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); restore the file or fit again") from error
+    if lacking := [key for key in ("method", "combination", "round", "sha256", "lora") if key not in manifest]:
+        raise ValueError(f"{path}: has no {lacking[0]!r}; restore the file or fit again")
+    return manifest
 
 
 def find(folder: Path) -> Adapter | None:

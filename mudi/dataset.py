@@ -8,20 +8,30 @@ The first line may also hold {"query": {"a": "dog"}}, what the detector is asked
 500, 1000], "b": [520, 400, 1000, 1000]}]}, boxes (x0, y0, x1, y1) for all subjects on a canvas of 1024 by 1024.
 
 All that is wrong with a folder is a ValueError of one line that names the file, its line or key, and
-what to do. Nothing is skipped: a listed file that is missing stops the run.
+what to do. Nothing is skipped: a listed file that is missing stops the run. Whoever wants to know every
+mistake rather than the first passes a `refuse` that keeps them.
 """
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from mudi.augment import CANVAS, Segment
-from mudi.photos import decode, flatten, read_image, read_mask
-from mudi.records import Box, Combination, Reference, Subject
+import numpy as np
+from PIL import Image
 
-EXAMPLE_HEADER = '{"id": {"a": "olis corgi", "b": "hta chow chow"}}'
+from mudi.augment import Segment
+from mudi.metadata_file import EXAMPLE_HEADER, Refuse, layouts_of, read_lines, stop, text_of
+from mudi.photos import decode, flatten, mask_levels, read_mask, threshold
+from mudi.records import Combination, Reference, Subject
+
+ENTRY_KEYS = ("id", "file_name", "mask_path", "text")
+# Names that some file systems keep for devices; a run's folders are named after combinations.
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 # The super-categories that the detector is asked for; MuDI's own table is unpublished.
 DETECTION_QUERIES = {
     "harry potter toy": "action figure",
@@ -38,55 +48,73 @@ DETECTION_QUERIES = {
     "white lighthouse": "lighthouse",
 }
 
+# From the upright photo and its mask's grey levels, None without a mask, to what is worth knowing of them.
+Look = Callable[[Image.Image, np.ndarray | None], tuple[str, ...]]
+# `map`, or what does the same in several threads: the results in the order of the references.
+Each = Callable[[Callable[[Reference], "Examined"], Iterable[Reference]], Iterable["Examined"]]
 
-def load_combination(folder: Path, queries: Mapping[str, str] | None = None) -> Combination:
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What was found on opening a photo and its mask. `mistake`, if any, is the line why they cannot be trained on."""
+
+    reference: Reference
+    size: tuple[int, int] | None = None
+    """(H, W) of the upright photo; None where it cannot be read."""
+    sha256: str | None = None
+    """Of the photo's bytes."""
+    mistake: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_combination(folder: Path, queries: Mapping[str, str] | None = None, refuse: Refuse = stop) -> Combination:
     """The combination that `folder` describes, without prompts; its key is the folder's name.
 
     Checks the text and that every listed file is there, and decodes no image (`check_images` does). A
     subject's detection query is `queries[key]`, else the header's, else that of DETECTION_QUERIES for its
     class noun, else the class noun's last word.
+
+    Lines that `refuse` does not raise for are left out, so a subject may then have no photo. Without a
+    folder, a header and text there is nothing to go on with, and ValueError is raised in any case.
     """
     folder = Path(os.path.abspath(folder))
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", folder.name, re.ASCII):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", folder.name, re.ASCII) or folder.name.lower() in DEVICES:
         raise ValueError(f"{folder}: the folder's name names the combination; rename it to letters, digits, '.', '_' and '-'")
-    (where, header), *entries = _read_lines(folder)
+    lines = read_lines(folder, refuse)
+    where, header = next(lines)
     phrases = _phrases(where, header)
     asked = _detection_queries(where, header.get("query", {}), phrases)
     asked |= _detection_queries(f'queries of "{folder.name}"', queries or {}, phrases)
 
-    references = {key: [] for key in phrases}
-    for line, entry in entries:
-        key = _text(line, entry, "id")
-        if key not in phrases:
-            raise ValueError(f'{line}: unknown id "{key}"; the header has {", ".join(phrases)}')
-        reference = _reference(folder, line, entry, identifier=phrases[key][0])
-        if reference.image_path in (earlier.image_path for earlier in references[key]):
-            raise ValueError(f'{line}: "{entry["file_name"]}" is listed twice for "{key}"; remove one of the lines')
-        references[key].append(reference)
+    references: dict[str, dict[Path, Reference]] = {key: {} for key in phrases}
+    listed = set()
+    for line, entry in lines:
+        try:
+            key = text_of(line, entry, "id")
+            listed.add(key)
+            if key not in phrases:
+                raise ValueError(f'{line}: unknown id "{key}"; the header has {", ".join(phrases)}')
+            reference = _reference(folder, line, entry, key, phrases)
+            if reference.image_path in references[key]:
+                raise ValueError(f'{line}: "{entry["file_name"]}" is listed twice for "{key}"; remove one of the lines')
+        except ValueError as mistake:
+            refuse(mistake, tuple(entry[name] for name in ("file_name", "mask_path") if isinstance(entry.get(name), str)))
+        else:
+            references[key][reference.image_path] = reference
     for key in phrases:
-        if not references[key]:
-            raise ValueError(f'{where}: subject "{key}" has no photo; add a line with "id": "{key}"')
+        if key not in listed:
+            refuse(ValueError(f'{where}: subject "{key}" has no photo; add a line with "id": "{key}"'), None)
     subjects = tuple(
         Subject(
             key=key,
             identifier=identifier,
             class_noun=class_noun,
             detection_query=asked.get(key) or DETECTION_QUERIES.get(class_noun.lower(), class_noun.split()[-1]),
-            references=tuple(references[key]),
+            references=tuple(references[key].values()),
         )
         for key, (identifier, class_noun) in phrases.items()
     )
-    return Combination(key=folder.name, subjects=subjects, layouts=_layouts(where, header.get("layouts", []), phrases))
-
-
-def check_images(combination: Combination) -> None:
-    """Decodes every photo, and every mask that is given, and raises on the first that cannot be trained on."""
-    for subject in combination.subjects:
-        for reference in subject.references:
-            if reference.mask_path is None:
-                read_image(reference.image_path)
-            else:
-                _read_segment(reference)
+    return Combination(key=folder.name, subjects=subjects, layouts=layouts_of(where, header.get("layouts", []), phrases))
 
 
 def require_masks(combination: Combination, wanted_by: str) -> None:
@@ -99,9 +127,60 @@ def require_masks(combination: Combination, wanted_by: str) -> None:
         )
 
 
+def nothing_more(_photo: Image.Image, _levels: np.ndarray | None) -> tuple[str, ...]:
+    """The `Look` of a run, which only wants to know whether it can begin."""
+    return ()
+
+
+def check_images(combination: Combination) -> None:
+    """Decodes every photo, and every mask that is given, and raises on the first that cannot be trained on."""
+    for subject in combination.subjects:
+        for examined in examine(subject):
+            if examined.mistake:
+                raise ValueError(examined.mistake)
+
+
+def examine(subject: Subject, look: Look = nothing_more, each: Each = map) -> Iterator[Examined]:
+    """Every photo of the subject with its mask, opened one after the other and let go of.
+
+    A photo with the bytes of an earlier one is a mistake too: it would count twice. So is a mask with the
+    bytes of its photo.
+    """
+    first: dict[str, Path] = {}
+    for examined in each(partial(_examine, look), subject.references):
+        path = examined.reference.image_path
+        if examined.mistake is None and (earlier := first.setdefault(examined.sha256, path)) != path:
+            twice = f'{path}: the same bytes as {earlier.name}, both for "{subject.key}"; remove one of the lines'
+            examined = replace(examined, mistake=twice)
+        yield examined
+
+
 def load_segments(subject: Subject) -> list[Segment]:
     """The subject's photos with their masks, in the order of its references."""
     return [_read_segment(reference) for reference in subject.references]
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _examine(look: Look, reference: Reference) -> Examined:
+    """One photo with its mask; every mistake is told rather than raised."""
+    examined = Examined(reference=reference)
+    try:
+        photo, orientation = decode(reference.image_path)
+        examined = replace(examined, size=(photo.height, photo.width), sha256=file_sha256(reference.image_path))
+        levels = None
+        if reference.mask_path is not None:
+            if file_sha256(reference.mask_path) == examined.sha256:
+                raise ValueError(f"{reference.mask_path}: has the bytes of its photo; save a mask there, white on the subject")
+            levels = mask_levels(reference.mask_path, examined.size, orientation)
+            threshold(reference.mask_path, levels)
+        return replace(examined, notes=look(photo, levels))
+    except ValueError as error:
+        return replace(examined, mistake=str(error))
 
 
 def _read_segment(reference: Reference) -> Segment:
@@ -110,51 +189,6 @@ def _read_segment(reference: Reference) -> Segment:
         raise ValueError(f'{reference.image_path}: has no mask to cut the subject out; add "mask_path" to its line in metadata.jsonl')
     photo, orientation = decode(reference.image_path)
     return Segment(flatten(photo, "RGB", "white"), read_mask(reference.mask_path, (photo.height, photo.width), orientation))
-
-
-def _read_lines(folder: Path) -> list[tuple[str, dict]]:
-    """The objects of `metadata.jsonl`, each with its "file:line"; blank lines and a byte order mark are accepted."""
-    path = folder / "metadata.jsonl"
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give a folder with photos, masks and metadata.jsonl")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; write a header like {EXAMPLE_HEADER}, then one line a photo")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    lines = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line, object_pairs_hook=_unique_keys)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}:{number}: not a JSON object on one line ({error}); correct or remove the line") from error
-        if not isinstance(value, dict):
-            raise ValueError(f'{path}:{number}: not a JSON object but {line.strip()[:40]}; write {{"id": ..., ...}}')
-        lines.append((f"{path}:{number}", value))
-    if not lines:
-        raise ValueError(f"{path}: the file is empty; its first line must be a header like {EXAMPLE_HEADER}")
-    return lines
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    """A JSON object's pairs as a dict; JSON lets a second "a" replace the first, and a subject would be lost."""
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"a key occurs twice among {', '.join(keys)}")
-    return dict(pairs)
-
-
-def _text(where: str, entry: Mapping, key: str) -> str:
-    """entry[key] if it is text to work with, without space around it."""
-    value = entry.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f'{where}: "{key}" is {json.dumps(value)[:40]}; give it a text')
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", value.strip()):
-        raise ValueError(f'{where}: "{key}" is {json.dumps(value)[:40]}; remove control characters and broken Unicode')
-    return value.strip()
 
 
 def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
@@ -167,8 +201,10 @@ def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
     phrases = {}
     for key in names:
         if not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII):
-            raise ValueError(f'{where}: the subject key {json.dumps(key)} must be a letter, then letters, digits or "_"')
-        identifier, *class_words = _text(where, names, key).split()
+            raise ValueError(f'{where}: the subject key {json.dumps(key)[:40]} must be a letter, then letters, digits or "_"')
+        if key.lower() in DEVICES | {"subjects"}:
+            raise ValueError(f'{where}: the subject key "{key}" has a meaning of its own; choose another, such as "a"')
+        identifier, *class_words = text_of(where, names, key).split()
         if not class_words:
             raise ValueError(f'{where}: subject "{key}" is only "{identifier}"; give an identifier and a class, like "olis corgi"')
         if identifier.lower() in (earlier.lower() for earlier, _ in phrases.values()):
@@ -180,51 +216,47 @@ def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
 def _detection_queries(where: str, queries: Mapping[str, str], subject_keys: Collection[str]) -> dict[str, str]:
     """The queries by subject key, once they are known to name subjects and to be text."""
     if not isinstance(queries, Mapping) or set(queries) - set(subject_keys):
-        raise ValueError(f"{where}: {str(queries)[:80]} must map subject keys ({', '.join(subject_keys)}) to what to detect")
-    return {key: _text(where, queries, key) for key in queries}
+        raise ValueError(f"{where}: {str(queries)[:80]!a} must map subject keys ({', '.join(subject_keys)}) to what to detect")
+    return {key: text_of(where, queries, key) for key in queries}
 
 
-def _layouts(where: str, layouts: object, subject_keys: Collection[str]) -> tuple[dict[str, Box], ...]:
-    """The layouts, once each is known to give every subject a box on the canvas."""
-    if not isinstance(layouts, list) or not all(isinstance(layout, dict) for layout in layouts):
-        raise ValueError(f'{where}: "layouts" is {json.dumps(layouts)[:60]}; give a list of objects, each subject key -> [x0, y0, x1, y1]')
-    for number, layout in enumerate(layouts, start=1):
-        place = f"{where}: layout {number}"
-        for key in layout:
-            if key not in subject_keys:
-                raise ValueError(f"{place}: unknown subject {json.dumps(key)}; the header has {', '.join(subject_keys)}")
-        if absent := [key for key in subject_keys if key not in layout]:
-            raise ValueError(f'{place}: subject "{absent[0]}" has no box; a layout places every subject')
-        for key, box in layout.items():
-            numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
-            if not (numbers and 0 <= box[0] < box[2] <= CANVAS and 0 <= box[1] < box[3] <= CANVAS):
-                raise ValueError(
-                    f'{place}: the box of "{key}" is {json.dumps(box)[:60]}; give [x0, y0, x1, y1] with x0 < x1 and y0 < y1, '
-                    f"all from 0 to {CANVAS}"
-                )
-    return tuple({key: tuple(map(float, layout[key])) for key in subject_keys} for layout in layouts)
+def _reference(folder: Path, where: str, entry: Mapping, key: str, phrases: Mapping[str, tuple[str, str]]) -> Reference:
+    """The photo that one line lists for the subject `key`.
 
-
-def _reference(folder: Path, where: str, entry: Mapping, identifier: str) -> Reference:
-    """The photo that one line lists; a caption without the identifier would bind the photo to nothing."""
+    A caption without the subject's identifier would bind the photo to nothing, one with another's to that too.
+    Identifiers are looked for as words: "polished" does not name "olis".
+    """
+    if unknown := sorted(set(entry) - set(ENTRY_KEYS)):
+        raise ValueError(f"{where}: unknown key {json.dumps(unknown[0])[:40]}; a photo's line has {', '.join(ENTRY_KEYS)}")
     image_path = _file_inside(folder, where, entry, "file_name")
     mask_path = _file_inside(folder, where, entry, "mask_path") if "mask_path" in entry else None
     if image_path == mask_path:
         raise ValueError(f'{where}: "mask_path" is the photo itself; name a mask, white on the subject')
-    caption = _text(where, entry, "text")
-    if identifier.lower() not in caption.lower():
-        raise ValueError(f'{where}: "text" does not name "{identifier}"; write a caption that does')
+    caption = text_of(where, entry, "text")
+    if not _names(caption, phrases[key][0]):
+        raise ValueError(f'{where}: "text" does not name "{phrases[key][0]}"; write a caption that does')
+    for other, (identifier, _) in phrases.items():
+        if other != key and _names(caption, identifier):
+            raise ValueError(
+                f'{where}: "text" names "{identifier}", the identifier of "{other}", in a photo of "{key}"; '
+                "describe what else is in the photo in ordinary words"
+            )
     return Reference(image_path=image_path, mask_path=mask_path, caption=caption)
+
+
+def _names(caption: str, identifier: str) -> bool:
+    """Whether the caption has the identifier as a word, in upper or lower case."""
+    return re.search(rf"(?<!\w){re.escape(identifier.lower())}(?!\w)", caption.lower()) is not None
 
 
 def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
     """The file that entry[key] names, which must be in `folder`, also after symbolic links."""
-    name = _text(where, entry, key)
+    name = text_of(where, entry, key)
     try:
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
         found = (folder / name).is_file()
     except (OSError, RuntimeError) as error:
-        raise ValueError(f'{where}: "{key}" is {json.dumps(name)[:80]}, which is no path ({error}); correct it') from error
+        raise ValueError(f'{where}: "{key}" is {json.dumps(name)[:80]}, which is no path ({_cause(error)}); correct it') from error
     if Path(name).is_absolute() or ".." in Path(name).parts or not inside:
         raise ValueError(
             f'{where}: "{key}" is "{name}", outside the folder; copy the file into it and name it without ".." or a leading "/"'
@@ -232,3 +264,8 @@ def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
     if not found:
         raise ValueError(f'{where}: "{key}" is "{name}", and there is no such file; add it or remove the line')
     return folder / name
+
+
+def _cause(error: OSError | RuntimeError) -> str:
+    """What was wrong, without the path once more, which may be thousands of characters."""
+    return (error.strerror or "a link to itself") if isinstance(error, OSError) else "a link to itself"

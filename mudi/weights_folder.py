@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mudi.file_kinds import first_bytes, recognise
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 
@@ -52,7 +54,8 @@ def check_safetensors(folder: Path) -> None:
             with safe_open(file, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or not a safetensors file ({error}); fetch it again") from error
+            what, remedy = recognise(first_bytes(file)) or (str(error), "fetch it again")
+            raise ValueError(f"{file} is truncated or not a safetensors file ({what}); {remedy}") from error
 
 
 def read_weights(folder: Path, model: nn.Module) -> nn.Module:

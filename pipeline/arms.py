@@ -115,17 +115,22 @@ def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) 
     for folder in config.combinations:
         combination = load_combination(folder, config.queries.get(folder.name))
         check_images(combination)
-        for arm in arms.values():
-            if arm.options.needs_masks or arm.options.sampling.gamma:
-                require_masks(combination, f"methods.{arm.label}")
-            if arm.options.sampling.layout == "given":
-                require_layouts(combination, f"methods.{arm.label}")
-            scales = arm.options.sampling.scales
-            if scales is not None and len(scales) != len(combination.subjects):
-                count = len(combination.subjects)
-                raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
-        combinations.append(plan.fill_prompts(combination, evaluation_prompts(config, combination.key)))
+        combinations.append(with_prompts(config, arms, combination))
     return combinations
+
+
+def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combination: Combination) -> Combination:
+    """The combination with its evaluation prompts; ValueError if it does not have what an arm needs."""
+    for arm in arms.values():
+        if arm.options.needs_masks or arm.options.sampling.gamma:
+            require_masks(combination, f"methods.{arm.label}")
+        if arm.options.sampling.layout == "given":
+            require_layouts(combination, f"methods.{arm.label}")
+        scales = arm.options.sampling.scales
+        if scales is not None and len(scales) != len(combination.subjects):
+            count = len(combination.subjects)
+            raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
+    return plan.fill_prompts(combination, evaluation_prompts(config, combination.key))
 
 
 def fit_folder(run_dir: Path, arm: ResolvedArm, combination: str, fit: int) -> Path:

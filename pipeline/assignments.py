@@ -30,18 +30,28 @@ Kept = dict[str, Chosen]
 def load_combinations(config: RunConfig) -> list[Combination]:
     """Every combination of the run with its prompts filled in and its pictures opened once."""
     combinations = []
-    if unknown := sorted(set(config.queries) - {folder.name for folder in config.combinations}):
-        known = ", ".join(folder.name for folder in config.combinations)
-        raise ValueError(f"queries.{unknown[0]}: no such combination; the run has {known}")
+    check_queries(config)
     for folder in config.combinations:
         combination = load_combination(folder, config.queries.get(folder.name))
         check_images(combination)
-        if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
-            require_masks(combination, config.method.name)
-        if config.sampling.layout == "given":
-            require_layouts(combination, "sampling.layout = given")
-        combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
+        combinations.append(with_prompts(config, combination))
     return combinations
+
+
+def check_queries(config: RunConfig) -> None:
+    """Raise ValueError for queries of a combination that the run does not have."""
+    if unknown := sorted(set(config.queries) - {folder.name for folder in config.combinations}):
+        known = ", ".join(folder.name for folder in config.combinations)
+        raise ValueError(f"queries.{unknown[0]}: no such combination; the run has {known}")
+
+
+def with_prompts(config: RunConfig, combination: Combination) -> Combination:
+    """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
+    if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
+        require_masks(combination, config.method.name)
+    if config.sampling.layout == "given":
+        require_layouts(combination, "sampling.layout = given")
+    return plan.fill_prompts(combination, config.prompts, config.watched_prompts)
 
 
 def check_models(config: RunConfig) -> None:

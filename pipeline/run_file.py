@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline import yaml_lines
+from pipeline.forbidden import forbidden_texts
 
 LARGEST_FILE = 1_000_000  # bytes
 File = TypeVar("File", bound=BaseModel)
@@ -26,10 +27,18 @@ def load_settings(model: type[File], path: Path, overrides: Sequence[str] = ()) 
     origins: dict[yaml_lines.Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
     for override in overrides:
         origins[_apply(values, override)] = f"--set {override}"
+    for key, mistake in forbidden_texts(values):
+        place = _place(key, path, origins)
+        raise ValueError(f"{place.partition('=')[0] if place.startswith('--set ') else place}: {_dotted(key)}: {mistake}")
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise ValueError(_message(model, error.errors(), path, origins)) from None
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The file's keys and values before any model has seen them, to tell which model they are for. Errors as `load_settings`."""
+    return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[yaml_lines.Key, int]]:
@@ -73,8 +82,8 @@ def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path,
     """One line about the first error, and how many more there are."""
     first = errors[0]
     key = tuple(first["loc"])
-    place = next((origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in origins), str(path))
-    name = re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
+    place = _place(key, path, origins)
+    name = _dotted(key)
     more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
     match first["type"]:
         case "extra_forbidden":
@@ -84,6 +93,16 @@ def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path,
         case "value_error":
             return f"{place}: {name + ': ' if name else ''}{first['ctx']['error']}{more}"
     return f"{place}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {json.dumps(first['input'])[:80]}{more}"
+
+
+def _dotted(key: yaml_lines.Key) -> str:
+    """A key as it is spoken of: cluster.fit.gpus, prompts[0]."""
+    return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
+
+
+def _place(key: yaml_lines.Key, path: Path, origins: dict[yaml_lines.Key, str]) -> str:
+    """Where a key, or what it is in, was given."""
+    return next((origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in origins), str(path))
 
 
 def _suggestion(model: type[BaseModel], key: yaml_lines.Key) -> str:

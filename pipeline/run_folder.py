@@ -128,10 +128,15 @@ def sole_driver(run_dir: Path) -> Iterator[None]:
 
 
 def run_folder(runs: str, name: str) -> Path:
-    """Where the run `name` lies among `runs`; ValueError for an address."""
+    """Where the run `name` lies among `runs`; ValueError for an address and for what cannot be written to."""
     if "://" in runs:
         raise ValueError(f"runs: {runs!r} is an address; only local (or mounted) folders are supported, give a path")
-    return Path(os.path.abspath(runs)) / name
+    folder = Path(os.path.abspath(runs)) / name
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written to" if there.is_dir() else "is no folder"
+        raise ValueError(f"runs: {runs!r} cannot be used, {there} {reason}; give a folder of your own")
+    return folder
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

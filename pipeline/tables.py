@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
@@ -179,10 +180,21 @@ def read_file(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if not file.schema_arrow.equals(file_schema(dataset)):
             raise ValueError(f"{path}: columns differ from version {SCHEMA_VERSION} of {dataset}; read it with the version that wrote it")
-        table = file.read([name for name in names if name != "round"])
+        checked = {"schema_version", "value"} & set(file.schema_arrow.names)
+        table = file.read(sorted(checked | {name for name in names if name != "round"}))
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise BrokenFileError(f"{path}: broken Parquet file ({' '.join(str(error).split())}); start the run again to redraw it") from None
+    _check_values(path, table)
     if "round" in names:
         table = table.append_column("round", pa.array([round] * table.num_rows, pa.int32()))
     return table.select(names)
+
+
+def _check_values(path: Path, table: pa.Table) -> None:
+    """Raise ValueError for what the columns' types allow and this program never writes: later versions, NaN and infinite scores."""
+    newest = pc.max(table["schema_version"]).as_py()
+    if newest is not None and newest > SCHEMA_VERSION:
+        raise ValueError(f"{path}: written as version {newest}, known is {SCHEMA_VERSION}; read it with the version that wrote it")
+    if "value" in table.column_names and not pc.all(pc.is_finite(table["value"]), min_count=0).as_py():
+        raise BrokenFileError(f"{path}: a score is not finite, which is never written; start the run again to redraw it")

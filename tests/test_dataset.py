@@ -13,7 +13,7 @@ from mudi.photos import read_image, read_mask
 BENCHMARK = Path(__file__).parents[2] / "shared" / "mudi-benchmark"
 needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason=f"the published folders are not at {BENCHMARK}")
 HEADER = {"id": {"a": "olis corgi", "b": "hta chow chow"}}
-WIDTH, HEIGHT = 12, 8
+WIDTH, HEIGHT = 24, 16
 
 
 def entry(key: str, **changes) -> dict:
@@ -23,7 +23,8 @@ def entry(key: str, **changes) -> dict:
 
 def gradient() -> Image.Image:
     """A photo whose every pixel differs, so that no rotation or flip goes unnoticed."""
-    return Image.fromarray(np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3))
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.uint8)
+    return Image.fromarray(np.stack([10 * x, 10 * y, x + y], axis=-1))
 
 
 def corner_mask() -> Image.Image:
@@ -115,7 +116,7 @@ def test_a_query_is_taken_from_the_argument_then_the_header_then_the_table_then_
         ([HEADER, entry("a", file_name="../dogs/a.png")], [":2:", "../dogs/a.png", "outside"]),
         ([HEADER, entry("a", file_name="a\x00.png")], [":2:", "file_name", "control"]),
         ([HEADER, entry("a", file_name="\ud800.png")], [":2:", "file_name", "Unicode"]),
-        ([HEADER, entry("a", file_name="a" * 5000)], [":2:", "file_name", "no path"]),
+        ([HEADER, entry("a", file_name="a" * 1000)], [":2:", "file_name", "no path", "too long"]),
     ],
 )
 def test_broken_metadata_is_named_by_line(folder, lines, parts):
@@ -162,7 +163,6 @@ BROKEN_PHOTOS = {
     "a cut WEBP": lambda path: cut_in_half(path, format="WEBP"),
     "a GIF": lambda path: gradient().save(path, format="GIF"),
     "an animation": lambda path: gradient().save(path, format="PNG", save_all=True, append_images=[corner_mask().convert("RGB")]),
-    "16 bits": lambda path: Image.fromarray(np.zeros((8, 12), dtype=np.uint16)).save(path, format="PNG"),
     "42 megapixels": lambda path: Image.new("1", (7000, 6000)).save(path, format="PNG"),
     "a decompression bomb": lambda path: Image.new("1", (20_000, 10_000)).save(path, format="PNG"),
 }
@@ -180,8 +180,8 @@ def test_an_unreadable_photo_is_named(folder, fault):
         (np.zeros((HEIGHT, WIDTH), np.uint8), "the mask is empty, its brightest value is 0"),
         (np.full((HEIGHT, WIDTH), 128, np.uint8), "the mask is empty, its brightest value is 128"),
         (np.full((HEIGHT, WIDTH), 255, np.uint8), "covers the whole photo"),
-        (np.full((HEIGHT + 1, WIDTH), 255, np.uint8), "the mask is 12x9 but its photo 12x8"),
-        (np.full((WIDTH, HEIGHT), 255, np.uint8), "the mask is 8x12 but its photo 12x8"),
+        (np.full((HEIGHT + 1, WIDTH), 255, np.uint8), "the mask is 24x17 but its photo 24x16"),
+        (np.full((WIDTH, HEIGHT), 255, np.uint8), "the mask is 16x24 but its photo 24x16"),
     ],
 )
 def test_an_unusable_mask_is_named(folder, mask, reason):
@@ -213,11 +213,11 @@ def test_a_mask_drawn_on_the_upright_photo_is_left_alone(tmp_path):
 
 def test_transparency_shows_white_in_photos_and_black_in_masks(tmp_path):
     """Half of the picture is white and opaque; the other hides red under full transparency."""
-    pixels = np.full((4, 6, 4), 255, dtype=np.uint8)
-    pixels[:, 3:] = (255, 0, 0, 0)
+    pixels = np.full((16, 20, 4), 255, dtype=np.uint8)
+    pixels[:, 10:] = (255, 0, 0, 0)
     Image.fromarray(pixels).save(tmp_path / "cutout.png")
     assert (read_image(tmp_path / "cutout.png") == 255).all()
-    assert np.array_equal(read_mask(tmp_path / "cutout.png", (4, 6)), pixels[..., 3] > 0)
+    assert np.array_equal(read_mask(tmp_path / "cutout.png", (16, 20)), pixels[..., 3] > 0)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
