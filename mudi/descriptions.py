@@ -89,7 +89,7 @@ def checked_templates(texts: list[str], phrases: list[str], count: int) -> list[
 
 def _printable(what: str, text: str) -> None:
     if found := UNPRINTABLE.search(text):
-        raise ValueError(f"{what} holds the unprintable character {ascii(found[0])}; write one line of plain text")
+        raise ValueError(f"{what} holds the unprintable character {found[0]!a}; write one line of plain text")
 
 
 def _names(text: str, words: str) -> bool:

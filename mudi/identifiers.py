@@ -38,7 +38,7 @@ def check_identifier(word: str, tokenizers: Iterable["PreTrainedTokenizerBase"])
             )
         if tokenizer.vocab_size == CLIP_ENTRIES and ids[0] < COMMON:
             raise ValueError(
-                f"identifier {word!r} is too common: entry {ids[0]} of CLIP's vocabulary, below {COMMON}; use a rare word such as {_examples()}"
+                f"identifier {word!r} is too common: entry {ids[0]} of CLIP's vocabulary, below {COMMON}; use one such as {_examples()}"
             )
 
 
