@@ -48,8 +48,12 @@ def quoted(reply: str) -> str:
 
 
 def checked_class(text: str) -> str:
-    """The descriptive class in `text`, lower case: 1 to 4 words of the letters a to z. Quotes and a full stop around it are left out."""
-    words = " ".join(text.strip().strip("\"'`.").lower().split())
+    """The descriptive class in `text`, lower case: 1 to 4 words of the letters a to z.
+
+    Quotes and a full stop around it are left out, and an article before it, which would come to stand
+    between identifier and class.
+    """
+    words = re.sub(r"^(?:an?|the) ", "", " ".join(text.strip().strip("\"'`.").lower().split()))
     if not CLASS.fullmatch(words):
         raise ValueError(f"the class {quoted(words)} is not 1 to 4 words of the letters a to z")
     return words

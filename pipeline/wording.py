@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
@@ -86,9 +87,11 @@ def local_writer_of(name: str, device: str = "cpu") -> Writer:
     from mudi.local_writer import caption, describe, load_local_writer
 
     generate = load_local_writer(name, device)
+    # Of a folder its own name: where it lies on this machine is nobody's business.
+    known_as = Path(name).name if Path(name).expanduser().is_dir() else name
     return replace(
         templates_writer(),
-        source=f"classes and captions by {name}, prompts by templates, layouts random",
+        source=f"classes and captions by {known_as}, prompts by templates, layouts random",
         describe=lambda images, noun: describe(generate, images[:MOST_PHOTOS], noun),
         caption=partial(caption, generate),
     )
