@@ -19,6 +19,7 @@ from pipeline import plan
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
 from pipeline.fit_job import FitJob
+from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
 
 # Kept candidates, best first: id and prompt; and those of each combination.
@@ -37,7 +38,7 @@ def load_combinations(config: RunConfig) -> list[Combination]:
         check_images(combination)
         if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
             require_masks(combination, config.method.name)
-        combinations.append(plan.fill_prompts(combination, config.prompts, config.watched_prompts))
+        combinations.append(plan.fill_prompts(combination, templates_of(config, folder.name), config.watched_prompts))
     return combinations
 
 
