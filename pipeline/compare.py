@@ -149,8 +149,8 @@ def _asked(run_dir: Path) -> dict[str, Any]:
         numbers = {"number of images": config["images"], "number of fits": config["fits"]}
     else:
         prompts = config["prompts"]
-        own = {f"{key} / ": prompts[key] for key in keys} if isinstance(prompts, dict) else {"": prompts}
-        texts = {f"{place}p{number:02}": text for place, templates in own.items() for number, text in enumerate(templates)}
+        own = prompts if isinstance(prompts, dict) else dict.fromkeys(keys, prompts)
+        texts = {f"{key} / p{number:02}": text for key in keys for number, text in enumerate(own[key])}
         numbers = {"number of images": config["candidates"]}
     return {**asked, **{f"prompt {name}": text for name, text in texts.items()}, **numbers}
 
