@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import call
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -21,21 +21,21 @@ from mudi.blip_reward import Reward, read_reward
 from mudi.clip_text import Clip
 from mudi.detect import Detector
 from mudi.embed import Embedder, bit_pixels, mean_of_tokens, resized
-from mudi.weights_folder import PICKLES, check_safetensors
+from mudi.weights_folder import PICKLES, check_safetensors, read_config
 
 # The libraries of the models are imported where a model is built: together they take 13 s of CPU time, of
 # which a detector needs 5 and a driver, which builds none, nothing.
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from segment_anything import SamPredictor
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel, ProcessorMixin
 
 MINIATURE = Path(__file__).parent / "miniature" / "weights"
 RANDOM_SDXL = re.compile(r"random-sdxl(?::(\d+))?")
 HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 # Leaves out pickles, half-precision and single-file duplicates, and other frameworks' weights.
 HUB_FILES = [
-    "*.json", "*.txt", "model.safetensors", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors", "*-of-*.safetensors",
+    "*.json", "*.txt", "*.jinja", "model.safetensors", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors", "*-of-*.safetensors",
 ]  # fmt: skip
 
 
@@ -121,6 +121,28 @@ def load_reward(name: str, device: str | torch.device = "cpu") -> Reward:
     folder = find_folder(name, "image_reward")
     model = _ready(read_reward(folder), device, name)
     return Reward(name=name, model=model, tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+
+def load_vision_language(name: str, device: str | torch.device = "cpu") -> "tuple[PreTrainedModel, ProcessorMixin]":
+    """A model that talks about pictures, in the number format it is stored in, with its processor; a folder or a hub id.
+
+    Raises ValueError for another kind of model and for one that takes no conversation, such as Florence-2.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    example = "give an instruction-tuned vision-language model, such as one of Qwen3-VL"
+    if name == "miniature":
+        raise ValueError(f"the miniature has no model that talks about pictures; {example}, or use templates")
+    folder = find_folder(name)
+    kind = read_config(folder).get("model_type")
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ValueError(f"model {name!r} is of type {str(kind)[:40]!r}, which does not talk about pictures; {example}")
+    # Code that a checkpoint brings along is never run.
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(f"model {name!r} has no chat template, so it cannot be asked anything; {example}")
+    return _ready(_pretrained(AutoModelForImageTextToText, folder, "auto"), device, name), processor
 
 
 def _dreamsim(name: str, folder: Path, device: str | torch.device) -> Embedder:
@@ -227,7 +249,7 @@ def _vae_dtype(force_upcast: bool, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if force_upcast and dtype == torch.float16 else dtype
 
 
-def _pretrained(model_class: type, folder: Path, dtype: torch.dtype) -> nn.Module:
+def _pretrained(model_class: type, folder: Path, dtype: torch.dtype | Literal["auto"]) -> nn.Module:
     """A diffusers or transformers model with every weight from the folder. Both libraries only warn of missing
     weights and draw them at random; here that is an error."""
     check_safetensors(folder)

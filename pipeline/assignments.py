@@ -20,6 +20,7 @@ from pipeline import plan
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
 from pipeline.fit_job import FitJob
+from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
 
 # Kept candidates, best first: id and prompt; and those of each combination.
@@ -51,7 +52,7 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
         require_masks(combination, config.method.name)
     if config.sampling.layout == "given":
         require_layouts(combination, "sampling.layout = given")
-    return plan.fill_prompts(combination, config.prompts, config.watched_prompts)
+    return plan.fill_prompts(combination, templates_of(config, combination.key), config.watched_prompts)
 
 
 def check_models(config: RunConfig) -> None:

@@ -148,7 +148,9 @@ def _asked(run_dir: Path) -> dict[str, Any]:
         texts: Mapping[str, str] = {f"{key} / {prompt_id}": text for key in keys for prompt_id, text in facts["prompts"][key].items()}
         numbers = {"number of images": config["images"], "number of fits": config["fits"]}
     else:
-        texts = {f"p{number:02}": text for number, text in enumerate(config["prompts"])}
+        prompts = config["prompts"]
+        own = prompts if isinstance(prompts, dict) else dict.fromkeys(keys, prompts)
+        texts = {f"{key} / p{number:02}": text for key in keys for number, text in enumerate(own[key])}
         numbers = {"number of images": config["candidates"]}
     return {**asked, **{f"prompt {name}": text for name, text in texts.items()}, **numbers}
 

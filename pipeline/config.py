@@ -7,17 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from pipeline.run_file import load_settings
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Templates = Annotated[tuple[Text, ...], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 NOT_DECIDING = ("name", "runs", "cluster")
 STAGES = ("generate", "detect", "compare", "fit")
+
+
+def _form(value: object) -> str:
+    """Which form of `prompts` a value is meant to be, so that its mistakes are told as mistakes of this form alone."""
+    return "<mapping>" if isinstance(value, dict) else "<list>" if isinstance(value, list | tuple) else "<file>"
+
+
+Prompts = Annotated[
+    Annotated[Templates, Tag("<list>")] | Annotated[dict[str, Templates], Tag("<mapping>")] | Annotated[Text, Tag("<file>")],
+    Discriminator(_form),
+]
 
 
 class Settings(BaseModel):
@@ -172,8 +184,10 @@ class RunConfig(Settings):
     """Images drawn per round and combination, spread over `prompts`."""
     keep: Count
     """Most candidates kept for training, per round and combination."""
-    prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Templates: "{subjects}" names all subjects, "{a}" the one with key a."""
+    prompts: Prompts
+    """Templates: "{subjects}" names all subjects, "{a}" the one with key a. A list for every combination, combination -> its own, or
+    a file whose training prompts are taken when the run file is read: a prepared folder's subjects.yaml or one like
+    jobs/configs/prompts/mudi_40.yaml."""
     watched_prompts: tuple[Text, ...] = ()
     """Templates drawn with the same seeds every round, to be looked at; never trained on."""
     watched_images: Count = 2
@@ -194,6 +208,16 @@ class RunConfig(Settings):
     def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
         return absolute_and_distinct(folders)
 
+    @field_validator("prompts")
+    @classmethod
+    def _for_every_combination(cls, prompts: Prompts, info: Any) -> Prompts:
+        if isinstance(prompts, dict) and "combinations" in info.data:
+            keys = [folder.name for folder in info.data["combinations"]]
+            if differing := sorted(set(prompts) ^ set(keys)):
+                said = "has no prompts" if differing[0] in keys else "is no combination of this run"
+                raise ValueError(f"{differing[0]!r} {said}; give prompts for each of {', '.join(keys)}")
+        return prompts
+
     @field_validator("keep")
     @classmethod
     def _keep_some(cls, keep: int, info: Any) -> int:
@@ -213,8 +237,11 @@ class RunConfig(Settings):
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with overrides applied; see `load_settings`."""
-    return load_settings(RunConfig, path, overrides)
+    """The run file at `path` with overrides applied and the templates of a prompt file in place of its path; see `load_settings`."""
+    # That file is made of the models of this one.
+    from pipeline.prompt_file import with_templates
+
+    return with_templates(load_settings(RunConfig, path, overrides))
 
 
 def deciding(dump: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Prompt templates of a benchmark: given in its file for all combinations, or in a file with some for each."""
+"""Prompt templates: given in a run's or benchmark's file for all combinations, or in a file with some for each."""
 
 from functools import cache
 from pathlib import Path
@@ -7,10 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.benchmark_config import BenchmarkConfig
-from pipeline.config import Settings, Text
+from pipeline.config import RunConfig, Settings, Templates, Text
 from pipeline.run_file import load_settings
-
-Templates = Annotated[tuple[Text, ...], Field(min_length=1)]
+from pipeline.subjects_file import FILE_NAME, read_subjects
 
 
 class CombinationPrompts(Settings):
@@ -42,18 +41,38 @@ def read_prompts(path: Path) -> PromptFile:
     return file
 
 
+def with_templates(config: RunConfig) -> RunConfig:
+    """The run with training prompts in place of the file that they are in, so that they decide what it is and not the file's name.
+
+    Those of a subjects.yaml are for every combination, those of a prompt file for each its own.
+    """
+    if not isinstance(config.prompts, str):
+        return config
+    path = Path(config.prompts)
+    if path.name == FILE_NAME:
+        return config.model_copy(update={"prompts": read_subjects(path).training_prompts})
+    keys = [folder.name for folder in config.combinations]
+    return config.model_copy(update={"prompts": {key: _of(path, key).training for key in keys}})
+
+
+def templates_of(config: RunConfig, combination: str) -> Templates:
+    """The templates that a combination's candidates are drawn with."""
+    assert not isinstance(config.prompts, str), config.prompts
+    return config.prompts[combination] if isinstance(config.prompts, dict) else config.prompts
+
+
 def evaluation_prompts(config: BenchmarkConfig, combination: str) -> tuple[str, ...]:
     """The templates that a combination is evaluated with."""
-    return _of(config, combination).evaluation if isinstance(config.prompts, str) else config.prompts
+    return _of(Path(config.prompts), combination).evaluation if isinstance(config.prompts, str) else config.prompts
 
 
 def training_prompts(config: BenchmarkConfig, combination: str) -> tuple[str, ...]:
     """The templates that a combination's pools are drawn with."""
-    return _of(config, combination).training if isinstance(config.prompts, str) else config.training_prompts
+    return _of(Path(config.prompts), combination).training if isinstance(config.prompts, str) else config.training_prompts
 
 
-def _of(config: BenchmarkConfig, combination: str) -> CombinationPrompts:
-    prompts = read_prompts(Path(config.prompts)).combinations
+def _of(path: Path, combination: str) -> CombinationPrompts:
+    prompts = read_prompts(path).combinations
     if combination not in prompts:
-        raise ValueError(f"{config.prompts}: has no prompts for {combination!r}, only for {', '.join(prompts)}; add some")
+        raise ValueError(f"{path}: has no prompts for {combination!r}, only for {', '.join(prompts)}; add some")
     return prompts[combination]

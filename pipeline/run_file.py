@@ -81,7 +81,8 @@ def _apply(values: dict[str, Any], override: str) -> yaml_lines.Key:
 def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path, origins: dict[yaml_lines.Key, str]) -> str:
     """One line about the first error, and how many more there are."""
     first = errors[0]
-    key = tuple(first["loc"])
+    # "<list>" and the like say which of several forms a value has; they are no keys of the file.
+    key = tuple(part for part in first["loc"] if not str(part).startswith("<"))
     place = _place(key, path, origins)
     name = _dotted(key)
     more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""

@@ -112,12 +112,12 @@ def test_wrong_names_list_the_right_ones(tmp_path):
         compare(run_dir, tmp_path / "nowhere")
 
 
-def selftrained(folder: Path, values: list[float]) -> Path:
+def selftrained(folder: Path, values: list[float], prompts: str = "['{subjects}']") -> Path:
     """A self-training run of combinations x and y, one prompt, two images a round; values[r] is every score of round r."""
     folder.mkdir()
     path = folder / "run.yaml"
     path.write_text(
-        f"name: s\nruns: {folder}\ncombinations: [x, y]\nrounds: {len(values) - 1}\ncandidates: 2\nkeep: 1\nprompts: ['{{subjects}}']\n"
+        f"name: s\nruns: {folder}\ncombinations: [x, y]\nrounds: {len(values) - 1}\ncandidates: 2\nkeep: 1\nprompts: {prompts}\n"
     )
     run_dir = open_run(load_run(path))
     for round, value in enumerate(values):
@@ -141,6 +141,15 @@ def selftrained(folder: Path, values: list[float]) -> Path:
                 items.append(ScoredCandidate(candidate=candidate, detections=(), scores=(score,)))
             store.write_chunk(run_dir, f"{combination}-p00", round, items, device="cpu", dtype="float32", batch=3)
     return run_dir
+
+
+def test_prompts_are_compared_for_each_combination_however_they_were_given(tmp_path):
+    a = selftrained(tmp_path / "a", [0.5])
+    b = selftrained(tmp_path / "b", [0.6], "{y: ['{subjects}'], x: ['{subjects}']}")
+    c = selftrained(tmp_path / "c", [0.6], "{x: ['{subjects}'], y: ['{subjects} at sea']}")
+    assert len(compare(a, b)) == 1
+    with pytest.raises(ValueError, match=r"prompt y / p00 differs: '{subjects}' in A, '{subjects} at sea' in B"):
+        compare(a, c)
 
 
 def test_self_training_is_compared_round_by_round(tmp_path):
