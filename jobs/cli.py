@@ -6,6 +6,7 @@ from jobs import entry
 from jobs.benchmark import benchmark
 from jobs.compare import compare
 from jobs.miniature import application as miniature
+from jobs.prepare import prepare
 from jobs.report import write
 from jobs.selftrain import selftrain
 
@@ -13,6 +14,7 @@ from jobs.selftrain import selftrain
 def main() -> None:
     """The `mudi` program."""
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    application.command()(prepare)
     application.command()(selftrain)
     application.command()(benchmark)
     application.command("report")(write)
