@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mudi.detect import Detector, detect
 from mudi.mask_doubts import doubts_about
 from mudi.records import Box, Detection
 from mudi.segment import segment
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
+
+    from mudi.detect import Detector
 
 THRESHOLD = 0.2
 GROWTH = 0.05
@@ -44,12 +45,15 @@ class Cutout:
 
 
 def cut_out(
-    detector: Detector, segmenter: "SamPredictor", images: Sequence[np.ndarray], asked: Sequence[Asked], threshold: float = THRESHOLD
+    detector: "Detector", segmenter: "SamPredictor", images: Sequence[np.ndarray], asked: Sequence[Asked], threshold: float = THRESHOLD
 ) -> list[Cutout]:
     """The subject of each photo, uint8 (H, W, 3). Without a hint by hand there is a mask only where exactly one box is found.
 
     A detected box is grown (see `grown`); a box by hand is taken as it is.
     """
+    # Torch comes with it, which a start that finds all masks made can do without.
+    from mudi.detect import detect
+
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is outside 0..1; MuDI's masks were made with {THRESHOLD}")
     open_ones = [i for i, hint in enumerate(asked) if hint.box is None and not hint.points]

@@ -21,10 +21,9 @@ from pipeline.subjects_file import SubjectsFile
 PAGE, PICTURE = "contact_sheet.html", "contact_sheet.png"
 SIDE = 420
 ORIGINS = {
-    "made": "cut out from the box found",
-    "hinted": "cut out from what subjects.yaml gives",
-    "source": "taken from the source folder",
-    "hand": "painted by hand",
+    "hinted": "mask cut out where subjects.yaml says",
+    "source": "mask from the source folder",
+    "hand": "mask painted by hand",
 }
 
 
@@ -75,7 +74,6 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
     detected = () if hinted or kept else [found.box for found in photo.record.boxes]
     marks = Marks() if kept else Marks(detected=detected, by_hand=photo.entry.box, points=photo.entry.points)
     picture = mask_picture(image, mask, marks, SIDE)
-    origin = photo.record.mask.origin if photo.record.mask else "none"
     card = Card(
         name=photo.name,
         subject=photo.subject,
@@ -83,13 +81,20 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
         width=picture.width,
         height=picture.height,
         caption=photo.caption,
-        origin="no mask yet" if mask is None else f"mask {ORIGINS['hinted' if hinted and origin == 'made' else origin]}",
+        origin="no mask yet" if mask is None else _origin(photo, hinted),
         doubts=photo.doubts,
         usable=mask is not None,
         from_file=photo.record.source,
         repair=photo.record.repair,
     )
     return card, picture
+
+
+def _origin(photo: PreparedPhoto, hinted: bool) -> str:
+    made = photo.record.mask.origin == "made"
+    if made and not hinted:
+        return f"mask from the box found, confidence {photo.record.boxes[0].confidence:.2f}"
+    return ORIGINS["hinted" if made else photo.record.mask.origin]
 
 
 def _rows(

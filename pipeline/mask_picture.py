@@ -10,7 +10,7 @@ from scipy import ndimage
 from mudi.records import Box
 
 EDGE, DETECTED, BY_HAND = (255, 0, 170), (0, 229, 255), (255, 200, 0)
-TINT = 0.28
+TINT = 0.12
 GREYED = 0.55
 
 
@@ -40,7 +40,7 @@ def mask_picture(photo: np.ndarray, mask: np.ndarray | None, marks: Marks, side:
         corners = [min(max(round(x * scale), 0), limit - 1) for x, limit in zip(box, size * 2, strict=True)]
         for grow, line in ((1, (0, 0, 0)), (0, colour)):
             x0, y0, x1, y1 = corners
-            draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), outline=line, width=2 + 2 * grow)
+            draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), outline=line, width=3 + 2 * grow)
     for x, y in marks.points:
         draw.ellipse([x * scale - 4, y * scale - 4, x * scale + 4, y * scale + 4], fill=BY_HAND, outline=(0, 0, 0))
     return picture

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mudi.masking import THRESHOLD
 from mudi.photos import read_image
 from pipeline import subjects_file
 from pipeline.contact_sheet import PAGE, PICTURE, write_sheets
@@ -98,10 +99,12 @@ def prepare(
 def known_settings(out: Path, detector: str | None, segmenter: str | None, threshold: float | None) -> MaskSettings:
     """The models to use: those given, else those of the folder's record; "" where neither is known."""
     before = read_record(Path(os.path.abspath(out)))
+    if threshold is None:
+        threshold = before.threshold if before else THRESHOLD
     return MaskSettings(
         detector=detector or (before and before.detector) or "",
         segmenter=segmenter or (before and before.segmenter) or "",
-        threshold=threshold if threshold is not None else before.threshold if before else 0.2,
+        threshold=threshold,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mudi.masking import THRESHOLD, Asked, cut_out
 from mudi.photos import read_image
 
 BATCH = 8
@@ -42,7 +43,7 @@ class MaskSettings:
 
     detector: str
     segmenter: str
-    threshold: float
+    threshold: float = THRESHOLD
 
 
 Masker = Callable[[Sequence[MaskJob], Progress], list[MadeMask]]
@@ -65,8 +66,6 @@ def batches(jobs: Sequence[MaskJob]) -> Iterator[list[MaskJob]]:
 
 def make_masks(detector, segmenter, jobs: Sequence[MaskJob], threshold: float) -> list[MadeMask]:
     """The masks of one batch, with models that are loaded."""
-    from mudi.masking import Asked, cut_out
-
     images = [read_image(Path(job.photo)) for job in jobs]
     asked = [Asked(query=job.query, box=job.box, points=job.points) for job in jobs]
     return [

@@ -63,9 +63,9 @@ def scan(sources: Mapping[str, Path], known: Collection[str] = ()) -> Scan:
         masks, orphans = _masks(files)
         found[subject], again[subject] = len(files), 0
         skipped += [Skipped(subject=subject, file=shown(path.name), reason=reason) for path, reason in orphans.items()]
-        for path in files:
-            if path in orphans or path in masks.values():
-                continue
+        # Of two copies of a photo the one that has a mask is kept.
+        rest = [path for path in files if path not in orphans and path not in masks.values()]
+        for path in sorted(rest, key=lambda path: path not in masks):
             mask = masks.get(path)
             try:
                 photo = _photo(subject, path, mask)
@@ -85,7 +85,13 @@ def scan(sources: Mapping[str, Path], known: Collection[str] = ()) -> Scan:
                 skipped.append(Skipped(subject=subject, file=shown(mask.name), reason=unusable))
                 photo = Photo(**{**vars(photo), "mask": None})
             photos.append(photo)
-    return Scan(found=found, known=again, photos=tuple(photos), skipped=tuple(skipped))
+    subjects = list(sources)
+    return Scan(
+        found=found,
+        known=again,
+        photos=tuple(sorted(photos, key=lambda photo: (subjects.index(photo.subject), photo.path))),
+        skipped=tuple(skipped),
+    )
 
 
 def copy_photo(photo: Photo, target: Path) -> None:
@@ -187,6 +193,8 @@ def _bit_depth(png: Path) -> int:
 def _mask_problem(photo: Photo) -> str | None:
     if photo.mask is None:
         return None
+    if file_sha256(photo.mask) == photo.sha256:
+        return "has the bytes of its photo; a mask is made instead"
     try:
         _read_own_mask(photo)
     except ValueError as error:
