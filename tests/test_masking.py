@@ -79,8 +79,7 @@ def test_a_doubt_is_raised_where_the_mask_gives_cause(rectangles, box, said):
 
 
 def test_masks_of_rendered_photos_are_the_rendered_masks(judges):
-    """Held-out subjects, one a picture, 48 in all: exactly one box is found in nearly all, and the masks agree with the
-    truth by the measured mean IoU (0.96 with nothing left out) less room for the last bits."""
+    """Held-out subjects, one a picture, 48 in all. Measured: 46 masks, mean IoU 0.975, least 0.957."""
     rng = np.random.default_rng(7)
     scenes = [
         single_scene(rng, identity, background)
@@ -92,7 +91,7 @@ def test_masks_of_rendered_photos_are_the_rendered_masks(judges):
     values = [iou(cutout.mask, scene.masks[0]) for cutout, scene in zip(cutouts, scenes, strict=True) if cutout.mask is not None]
     print(f"{len(values)} of {len(scenes)} masks, mean IoU {np.mean(values):.4f}, least {min(values):.4f}")
     assert len(values) >= 0.9 * len(scenes)
-    assert np.mean(values) >= 0.90
+    assert np.mean(values) >= 0.95
 
 
 def test_two_subjects_give_no_mask_but_two_boxes_that_do_as_a_hint(judges):
