@@ -106,6 +106,20 @@ def test_two_subjects_give_no_mask_but_two_boxes_that_do_as_a_hint(judges):
     assert [iou(cutout.mask, mask) > 0.8 for cutout, mask in zip(hinted, scene.masks, strict=True)] == [True, True]
 
 
+def test_a_large_photo_has_the_mask_of_its_small_self(judges):
+    """A scene enlarged 13 and 21 times, which is no whole multiple of what the detector reads, to 624 by 1008 pixels: box and mask
+    are those of the enlarged truth."""
+    scene = single_scene(np.random.default_rng(5), parse_identity("rabbit green blue"), "beach")
+
+    def enlarged(array):
+        return np.kron(array, np.ones((21, 13) + (1,) * (array.ndim - 2), dtype=array.dtype))
+
+    (cutout,) = cut_out(*judges, [enlarged(scene.image)], [Asked(query="rabbit")])
+    x0, y0, x1, y1 = scene.boxes[0]
+    assert overlap(cutout.boxes[0].box_xyxy, (13 * x0, 21 * y0, 13 * x1, 21 * y1)) > 0.7
+    assert iou(cutout.mask, enlarged(scene.masks[0])) > 0.9
+
+
 def test_nothing_found_is_said(judges):
     scene = single_scene(np.random.default_rng(0), parse_identity("dog pink red hat purple"), "grass")
     (cutout,) = cut_out(*judges, [scene.image], [Asked(query="lighthouse")])
