@@ -7,6 +7,7 @@ from jobs.benchmark import benchmark
 from jobs.check import check
 from jobs.compare import compare
 from jobs.miniature import application as miniature
+from jobs.prepare import prepare
 from jobs.report import write
 from jobs.selftrain import selftrain
 
@@ -14,6 +15,7 @@ from jobs.selftrain import selftrain
 def main() -> None:
     """The `mudi` program."""
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+    application.command()(prepare)
     application.command()(selftrain)
     application.command()(check)
     application.command()(benchmark)

@@ -1,8 +1,10 @@
 """One Ray Data execution a round: generate -> detect -> compare -> write, for all combinations at once."""
 
+import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 import ray
@@ -14,7 +16,8 @@ from pipeline import plan
 from pipeline.cluster import WRITE_CPUS
 from pipeline.config import Cluster, Pool
 from pipeline.failure import RunFailedError
-from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, StageSettings, write
+from pipeline.prepare_masks import LABEL, MadeMask, MaskJob, MaskSettings, Progress, batches
+from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, Mask, StageSettings, write
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
@@ -24,7 +27,7 @@ ACTOR_RESTARTS = 5
 Receipt = Callable[[str, int, dict[str, float]], None]
 
 
-def _pool(settings: StageSettings | JudgeSettings, pool: Pool) -> dict:
+def _pool(settings: StageSettings | JudgeSettings | MaskSettings, pool: Pool) -> dict:
     return {
         "fn_constructor_kwargs": {"settings": settings, "gpus": pool.gpus, "threads": max(1, int(pool.cpus))},
         "compute": ActorPoolStrategy(min_size=1, max_size=pool.actors),
@@ -60,6 +63,29 @@ def judge(rows: pa.Table, settings: JudgeSettings, cluster: Cluster, received: C
         return dataset.map_batches(Judge, batch_size=1, batch_format="pyarrow", **_pool(settings, cluster.judge))
 
     _run(chain, rows.num_rows, cluster, lambda row: received(row["chunk_id"], row["candidates"]))
+
+
+def mask_all(settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress, cluster: Cluster) -> list[MadeMask]:
+    """The masks of all jobs in their order, by workers of `cluster.detect`; a batch is one block, as in `sweep`.
+
+    The photos must lie where every worker can read them. RunFailedError if a batch fails.
+    """
+    parts = list(batches(jobs))
+    rows = [pa.table({"batch": [i], "jobs": [json.dumps([asdict(job) for job in part])]}) for i, part in enumerate(parts)]
+    made: dict[int, list[MadeMask]] = {}
+
+    def chain() -> ray.data.Dataset:
+        return ray.data.from_arrow(rows).map_batches(Mask, batch_size=1, batch_format="pyarrow", **_pool(settings, cluster.detect))
+
+    def received(row: dict) -> None:
+        made[row["batch"]] = [
+            MadeMask(png=png, boxes=tuple((confidence, tuple(box)) for confidence, box in said["boxes"]), doubts=tuple(said["doubts"]))
+            for said, png in zip(json.loads(row["said"]), row["pngs"], strict=True)
+        ]
+        progress(LABEL, sum(map(len, made.values())), len(jobs))
+
+    _run(chain, len(rows), cluster, received)
+    return [mask for index in range(len(parts)) for mask in made[index]]
 
 
 def _run(chain: Callable[[], ray.data.Dataset], blocks: int, cluster: Cluster, received: Callable[[dict], None]) -> None:

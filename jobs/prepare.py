@@ -1,0 +1,96 @@
+"""`mudi prepare NAME=FOLDER ... --out FOLDER`: photos become a combination with masks, captions and a contact sheet.
+
+mudi prepare corgi=photos/corgi chow_chow=photos/chow --out my_pair --detector weights/owlv2 --segmenter weights/sam_vit_h
+mudi prepare --out my_pair                  # again, after an edit of my_pair/subjects.yaml or of a mask
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs import entry
+from jobs.progress import live_progress
+
+# So many photos on one machine take long enough that workers pay for their start.
+MANY = 200
+
+Sources = Annotated[
+    list[str] | None, typer.Argument(help="NAME=FOLDER of photos, one for each subject; not needed for a folder prepared before.")
+]
+Out = Annotated[Path, typer.Option(help="The folder to make, or one made before to make anew after an edit.")]
+Detector = Annotated[str | None, typer.Option(help="OWLv2 weights: a folder, hub id@revision, or miniature for rendered animals.")]
+Segmenter = Annotated[str | None, typer.Option(help="Segment-anything weights: a folder, hub id@revision, or miniature.")]
+Threshold = Annotated[float | None, typer.Option(help="Least confidence of a detected box; 0.2 as in MuDI.", min=0.01, max=1.0)]
+Backbone = Annotated[str | None, typer.Option(help="The model to be adapted: are identifiers single tokens to it, do captions fit?")]
+Address = Annotated[str | None, typer.Option(help=f"Ray: local or auto. Without it a plain loop up to {MANY} photos, then local.")]
+Gpus = Annotated[float, typer.Option(help="GPUs of one worker; 0 is the CPU.", min=0.0)]
+Workers = Annotated[int, typer.Option(help="The most Ray workers at once.", min=1)]
+
+
+def prepare(
+    out: Out, sources: Sources = None, detector: Detector = None, segmenter: Segmenter = None, threshold: Threshold = None,
+    backbone: Backbone = None, address: Address = None, gpus: Gpus = 0.0, workers: Workers = 2,
+) -> None:  # fmt: skip
+    """Copy photos, cut their subjects out, write captions, and show it all on a contact sheet to be corrected."""
+    from pipeline.failure import RunFailedError
+    from pipeline.prepare import known_settings
+    from pipeline.prepare import prepare as run
+    from pipeline.prepare_text import print_prepared
+    from pipeline.prepare_words import check_tokens
+
+    settings = known_settings(out, detector, segmenter, threshold)
+    with live_progress() as progress:
+        prepared = run(
+            _folders(sources or []), out, chosen_writer(backbone), _masker(settings, address, gpus, workers), settings, progress
+        )  # fmt: skip
+    print_prepared(prepared, check_tokens(prepared.file, backbone) if backbone else [])
+    if prepared.bare:
+        raise RunFailedError(
+            f"{out}: no photo of {', '.join(prepared.bare)} has a mask yet; give a box in {out / 'subjects.yaml'} and start "
+            f"`mudi prepare --out {out}` again"
+        )
+
+
+def chosen_writer(backbone: str | None):
+    """Who writes classes, captions, prompts and layouts."""
+    from pipeline.wording import templates_writer
+
+    return templates_writer()
+
+
+def _folders(sources: list[str]) -> dict[str, Path]:
+    folders = {}
+    for source in sources:
+        name, equals, folder = source.partition("=")
+        if not equals or not name or not folder:
+            raise ValueError(f"{source!r}: expected NAME=FOLDER, such as corgi=photos/corgi")
+        if name in folders:
+            raise ValueError(f"{source!r}: {name} is given twice; put its photos into one folder")
+        folders[name] = Path(folder).expanduser()
+    return folders
+
+
+def _masker(settings, address: str | None, gpus: float, workers: int):
+    """Masks in this process, or on Ray where it is asked for or worth its start."""
+    from pipeline.prepare_masks import in_this_process
+
+    if address not in (None, "auto", "local"):
+        raise ValueError(f"--address {address}: expected auto, the cluster that this machine is part of, or local")
+
+    def masker(jobs, progress):
+        if address is None and len(jobs) <= MANY:
+            return in_this_process(settings, jobs, progress, "cuda" if gpus else "cpu")
+        from pipeline.cluster import connected
+        from pipeline.config import Cluster, Pool
+        from pipeline.sweep import mask_all
+
+        cluster = Cluster(address=address, detect=Pool(actors=workers, gpus=gpus), max_failed_share=0.0)
+        with connected(cluster):
+            return mask_all(settings, jobs, progress, cluster)
+
+    return masker
+
+
+if __name__ == "__main__":
+    entry.run(prepare)

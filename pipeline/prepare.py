@@ -1,0 +1,201 @@
+"""`mudi prepare`: folders of photos become a combination with masks, captions and a contact sheet, and again after an edit.
+
+Everything is made in a staging folder and put in place by renaming, the whole folder at the first time, file by
+file afterwards. An edit is respected wherever it was made: words and boxes in subjects.yaml, masks by their content.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mudi.masking import THRESHOLD
+from mudi.photos import read_image
+from pipeline import subjects_file
+from pipeline.contact_sheet import PAGE, PICTURE, write_sheets
+from pipeline.prepare_masks import Masker, MaskSettings, Progress
+from pipeline.prepare_photos import PreparedPhoto, prepared_photos
+from pipeline.prepare_record import FILE_NAME, PhotoRecord, Record, SkippedRecord, read_record, record_bytes
+from pipeline.prepare_sources import Photo, Scan, copy_mask, copy_photo, file_sha256, scan, shown
+from pipeline.prepare_words import check_hints, check_words, photos_of, rename_in_captions, shown_phrases, write_words
+from pipeline.subjects_file import SubjectsFile, read_subjects, write_subjects
+from pipeline.wording import Writer
+
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a preparation left. scan: what the source folders held, None where none were given; renewed: how many masks
+    the models were asked for; removed: photos that were taken out of subjects.yaml."""
+
+    out: Path
+    file: SubjectsFile
+    photos: tuple[PreparedPhoto, ...]
+    scan: Scan | None
+    skipped: tuple[SkippedRecord, ...]
+    renewed: int
+    removed: tuple[str, ...]
+
+    @property
+    def bare(self) -> list[str]:
+        """The subjects of which no photo has a mask yet."""
+        masked = {photo.subject for photo in self.photos if photo.mask is not None}
+        return [key for key in self.file.subjects if key not in masked]
+
+
+def prepare(
+    sources: Mapping[str, Path], out: Path, writer: Writer, masker: Masker, settings: MaskSettings, progress: Progress
+) -> Prepared:  # fmt: skip
+    """Make the folder `out` from `sources` (subject key -> folder), or make it anew from its own subjects.yaml and new photos.
+
+    `masker` is asked only for photos whose mask is missing or was made from something else. ValueError, before
+    anything is written, if a source or an edit cannot be used, if a subject has no usable photo, or if `out`
+    exists and was not made here. A photo without a mask gets no line in metadata.jsonl.
+    """
+    out = Path(os.path.abspath(out))
+    before = read_record(out)
+    _check_names(sources, out, first=before is None)
+    file = read_subjects(out / subjects_file.FILE_NAME) if before else None
+    found = scan(sources, {photo.source_sha256 for photo in before.photos.values()} if before else ()) if sources else None
+    with _staging(out, first=before is None) as staged:
+        records, new = _copy(found.photos if found else (), before, out, staged)
+        _require_photos(sources, file, new)
+        edited = rename_in_captions(file, before.phrases) if file else None
+        words = write_words(edited, new, writer, progress)
+        here = {path.name: path for folder in (out, staged) if folder.is_dir() for path in folder.iterdir() if path.is_file()}
+        check_words(words, out / subjects_file.FILE_NAME, here)
+        for key, name, photo in photos_of(words):
+            records.setdefault(name, PhotoRecord(source=shown(name), source_sha256=file_sha256(here[name])))
+            if photo.box is not None or photo.points:
+                place = f"{out / subjects_file.FILE_NAME}: subjects.{key}.photos.{name}"
+                check_hints(place, photo, read_image(here[name]).shape[:2])
+        photos, stale, renewed = prepared_photos(words, records, here, staged, masker, settings, progress)
+        record = Record(
+            detector=settings.detector or None,
+            segmenter=settings.segmenter or None,
+            threshold=settings.threshold,
+            phrases=dict(shown_phrases(words)),
+            photos={**records, **{photo.name: photo.record for photo in photos}},
+            skipped=_skipped(found, before),
+        )
+        if words != file:
+            write_subjects(staged / subjects_file.FILE_NAME, words)
+        (staged / FILE_NAME).write_bytes(record_bytes(record))
+        (staged / METADATA).write_text(_metadata(words, photos), encoding="utf-8")
+        removed = tuple(sorted(set(record.photos) - {photo.name for photo in photos}))
+        prepared = Prepared(
+            out=out, file=words, photos=photos, scan=found, skipped=record.skipped, renewed=renewed, removed=removed
+        )  # fmt: skip
+        write_sheets(staged, out.name, words, photos, record.skipped, removed)
+        _put_in_place(staged, out, [name for name in stale if name not in {photo.mask_name for photo in photos}])
+    return prepared
+
+
+def known_settings(out: Path, detector: str | None, segmenter: str | None, threshold: float | None) -> MaskSettings:
+    """The models to use: those given, else those of the folder's record; "" where neither is known."""
+    before = read_record(Path(os.path.abspath(out)))
+    if threshold is None:
+        threshold = before.threshold if before else THRESHOLD
+    return MaskSettings(
+        detector=detector or (before and before.detector) or "",
+        segmenter=segmenter or (before and before.segmenter) or "",
+        threshold=threshold,
+    )
+
+
+def _check_names(sources: Mapping[str, Path], out: Path, first: bool) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", out.name, re.ASCII):
+        raise ValueError(f"--out {out}: the folder's name names the combination; use letters, digits, '.', '_' and '-'")
+    if first and len(sources) < 2:
+        raise ValueError(
+            f"{len(sources)} subject(s) for {out}; give two or more, each as NAME=FOLDER with its photos, such as corgi=photos/corgi"
+        )
+    for key, folder in sources.items():
+        if not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII) or key.lower().startswith("mask_"):
+            raise ValueError(f'{key}={folder}: the name must be a letter, then letters, digits or "_", and not begin with "mask_"')
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"--out {out}: lies in the photos of {key}, where nothing is written; give a folder elsewhere")
+    if len({key.lower() for key in sources}) < len(sources):
+        raise ValueError(f"{', '.join(sources)}: two names differ in upper and lower case only; rename one")
+
+
+@contextmanager
+def _staging(out: Path, first: bool) -> Iterator[Path]:
+    """A new folder on the same file system, named as `out`; what is left in it goes."""
+    within = out.parent if first else out
+    within.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=within, prefix="._staging-") as folder:
+        staged = Path(folder) / out.name
+        staged.mkdir()
+        yield staged
+
+
+def _copy(
+    found: tuple[Photo, ...], before: Record | None, out: Path, staged: Path
+) -> tuple[dict[str, PhotoRecord], dict[str, dict[str, Path]]]:  # fmt: skip
+    """Copies new photos and their masks into `staged`; their records beside the old ones, and subject -> file name -> copy."""
+    records = dict(before.photos) if before else {}
+    stems = {Path(name).stem for name in records} | {path.stem for path in (out.iterdir() if out.is_dir() else ())}
+    new: dict[str, dict[str, Path]] = {}
+    for photo in found:
+        number = 0
+        while (stem := f"{photo.subject}{number:02}") in stems:
+            number += 1
+        stems.add(stem)
+        name = stem + photo.suffix
+        copy_photo(photo, staged / name)
+        mask = copy_mask(photo, staged, stem) if photo.mask else None
+        records[name] = PhotoRecord.model_validate(
+            {
+                "source": shown(photo.path.name),
+                "source_sha256": photo.sha256,
+                "repair": photo.repair,
+                "mask": mask and {"file": mask.name, "origin": "source", "sha256": (file_sha256(mask),)},
+            }
+        )
+        new.setdefault(photo.subject, {})[name] = staged / name
+    return records, new
+
+
+def _require_photos(sources: Mapping[str, Path], file: SubjectsFile | None, new: Mapping[str, object]) -> None:
+    for key, folder in sources.items():
+        if key not in new and (file is None or key not in file.subjects):
+            raise ValueError(f"{key}={folder}: no file in it can be used as a photo (JPEG, PNG or WEBP); nothing was written")
+
+
+def _skipped(found: Scan | None, before: Record | None) -> tuple[SkippedRecord, ...]:
+    """What this scan skipped, and of subjects that it did not look at what an earlier one did."""
+    earlier = [row for row in before.skipped if found is None or row.subject not in found.found] if before else []
+    return (*earlier, *(SkippedRecord(**vars(row)) for row in (found.skipped if found else ())))
+
+
+def _metadata(file: SubjectsFile, photos: tuple[PreparedPhoto, ...]) -> str:
+    header = {"id": dict(shown_phrases(file)), "query": {key: entry.query for key, entry in file.subjects.items()}}
+    lines = [
+        {"id": photo.subject, "file_name": photo.name, "mask_path": photo.mask_name, "text": photo.caption}
+        for photo in photos
+        if photo.mask is not None
+    ]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (header, *lines))
+
+
+def _put_in_place(staged: Path, out: Path, stale: list[str]) -> None:
+    """The whole folder by one rename where there is none, else photos, words, record, masks and the rest, file by file.
+
+    A driver that dies in between leaves nothing that the next start takes for a mask painted by hand: masks that are no
+    longer anyone's go before the record that forgets them, and new ones come after the record that knows old and new.
+    """
+    if not (out / FILE_NAME).exists():
+        staged.rename(out)
+        return
+    ranks = {subjects_file.FILE_NAME: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5}
+    files = [(3 if path.name.startswith("mask_") else ranks.get(path.name, 0), path) for path in sorted(staged.iterdir())]
+    for name in stale:
+        (out / name).unlink(missing_ok=True)
+    for _, path in sorted(files):
+        path.replace(out / path.name)

@@ -1,0 +1,43 @@
+"""What a preparation did, in lines for the terminal: counts that add up, skipped files with reasons, what needs a look."""
+
+from collections.abc import Sequence
+
+from pipeline.contact_sheet import PAGE
+from pipeline.prepare import Prepared
+from pipeline.subjects_file import FILE_NAME
+
+
+def print_prepared(prepared: Prepared, notes: Sequence[str] = ()) -> None:
+    """Prints the summary; `notes` are further things to look at, one sentence each."""
+    for line in summary(prepared, notes):
+        print(line)
+
+
+def summary(prepared: Prepared, notes: Sequence[str] = ()) -> list[str]:
+    photos, scan = prepared.photos, prepared.scan
+    lines = []
+    for key, found in scan.found.items() if scan else ():
+        own = [photo for photo in scan.photos if photo.subject == key]
+        skipped = [row for row in scan.skipped if row.subject == key]
+        masks = sum(photo.mask is not None for photo in own)
+        known = f", {scan.known[key]} prepared before" if scan.known[key] else ""
+        lines.append(f"{key}: {found} files = {len(own)} photos + {masks} masks + {len(skipped)} skipped{known}")
+        lines += [f"  skipped {row.file}: {row.reason}" for row in skipped]
+        lines += [f"  {photo.path.name} saved anew: {photo.repair}" for photo in own if photo.repair]
+    lines += [f"not used: {name}, taken out of {FILE_NAME}" for name in prepared.removed]
+    looks = [photo for photo in photos if photo.doubts]
+    if looks or notes:
+        lines.append(f"needs a look ({len(looks) + len(notes)}):")
+    for photo in looks:
+        unused = " (left out until it has a mask)" if photo.mask is None else ""
+        lines.append(f"  {photo.name}: {'; '.join(photo.doubts)}{unused}")
+    lines += [f"  {note}" for note in notes]
+    masked = sum(photo.mask is not None for photo in photos)
+    lines.append(
+        f"{prepared.out.name}: {len(photos)} photos of {len(prepared.file.subjects)} subjects, {masked} with a mask; "
+        f"the models were asked for {prepared.renewed}"
+    )
+    lines.append(f"words   {prepared.out / FILE_NAME}")
+    lines.append(f"sheet   {prepared.out / PAGE}")
+    lines.append(f"Correct either the words or a mask, then start again: mudi prepare --out {prepared.out}")
+    return lines
