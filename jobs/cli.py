@@ -6,6 +6,7 @@ from jobs import entry
 from jobs.benchmark import benchmark
 from jobs.compare import compare
 from jobs.miniature import application as miniature
+from jobs.plan import plan
 from jobs.report import write
 from jobs.selftrain import selftrain
 
@@ -15,6 +16,7 @@ def main() -> None:
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
     application.command()(selftrain)
     application.command()(benchmark)
+    application.command()(plan)
     application.command("report")(write)
     application.command()(compare)
     application.add_typer(miniature, name="miniature")
