@@ -8,6 +8,7 @@ mudi plan jobs/configs/benchmark_mudi.yaml --set runs=/shared/runs
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,9 @@ def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = 
         from pipeline.measure import measure
 
         check_models(config)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            # A refit carries two adapters on purpose.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             device, rates = measure(config, workload, Path(scratch), lambda text: print(f"calibrating: {text}", file=sys.stderr))
         print(f"calibration {calibration.store(config, calibration.find(config, device).with_rates(rates))}")
     stored = calibration.calibrations(config)

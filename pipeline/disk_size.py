@@ -21,8 +21,8 @@ TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
 }
 CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
 # Parquet beside the PNGs, bytes. Chunks of 1, 4 and 10 pictures of the miniature's benchmark, two embedders, took 11.3 to 12.5 kB
-# and 330 to 400 bytes a picture; a metric that is added later 3.4 to 3.9 kB a chunk of five.
-CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 600), (2_500, 6_000)
+# and 330 to 400 bytes a picture, 2.7 kB where a threshold of 0.05 finds many boxes; a metric added later 3.4 to 3.9 kB a chunk.
+CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_500, 6_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,9 @@ def measure(
     chunks = {draw.kind: (draw.batch, draw.sampling, draw.prompt) for draw in workload.draws}
     if any(fit.prior_pictures[0] for fit in workload.fits):
         chunks.setdefault(PRIOR_KIND, (BATCH, PRIOR_SAMPLING, workload.draws[0].prompt))
-    adapters.put_on(backbone, next(iter(first.values())))
+    # Drawing with a LoRA is the slower case; token rows alone cost nothing.
+    with_lora = [made for made in first.values() if adapters.read_manifest(made.path)["lora"]]
+    adapters.put_on(backbone, (with_lora or list(first.values()))[0])
     images: list[np.ndarray] = []
     for kind, (batch, sampling, prompt) in chunks.items():
         say(kind)
@@ -73,7 +75,7 @@ def measure(
 
 
 def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scratch: Path, first: dict[str, Adapter]) -> Rate:
-    """Seconds of two optimiser steps; `other` is what the fit spent besides. `first` collects an adapter a method, to refit."""
+    """Seconds of two optimiser steps; `other` is what the fit spent besides. `first` collects adapters to refit."""
     stamps: list[float] = []
 
     def report(step: int, loss: float) -> None:
@@ -85,23 +87,22 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
         began = time.perf_counter()
         if work.retraining is None:
             # Class priors are rows like any other, so rows in their place cost the same and nothing need be drawn.
-            values = _values(work) | {"steps": WARM_UP + MEASURED, "prior_images": 0, "batch": work.rows}
-            made = type(work.options)(**values).train(backbone, combination, folder, 0, report)
-            first.setdefault(work.method, made)
+            options = replace(work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows)
+            first.setdefault(_family(work), options.train(backbone, combination, folder, 0, report))
         else:
             pictures = reference_pictures(combination, backbone.resolution, masks=False)
             settings = RetrainSettings(**{**asdict(work.retraining), "steps": WARM_UP + MEASURED})
             captions = [picture.caption for picture in pictures]
-            retrain(backbone, combination, first[work.method], [p.image for p in pictures], captions, settings, folder, 1, 0, report)
+            retrain(backbone, combination, first[_family(work)], [p.image for p in pictures], captions, settings, folder, 1, 0, report)
         ended = time.perf_counter()
     steps = list(np.diff(stamps))
     other = max(0.0, ended - began - sum(steps) - float(np.mean(steps)))
     return spread([float(step) for step in steps], other=other, peak_bytes=peak(), source="two steps")
 
 
-def _values(work: FitWork) -> dict:
-    """The fields of the method's own value, which must not be copied deeper than one level: `sampling` is a value itself."""
-    return {name: getattr(work.options, name) for name in type(work.options).__dataclass_fields__ if name != "name"}
+def _family(work: FitWork) -> tuple[str, int]:
+    """What a refit must have in common with the fit that it starts from."""
+    return work.method, getattr(work.options, "rank", 0)
 
 
 def _draw(

@@ -120,10 +120,12 @@ def _print_prices(console: Console, config: RunConfig | BenchmarkConfig, workloa
         peaks = ["-" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in (price.fit_peak, price.draw_peak)]
         table.add_row(price.device, hours, "not calibrated" if price.wall is None else duration(price.wall), *peaks)
     console.print(table)
-    fits = len([fit for fit in workload.fits if not fit.done])
-    at_once = fits_at_once(config.cluster, fits, cores) if fits else 0
+    most = max((sum(not fit.done for fit in phase.fits) for phase in workload.phases), default=0)
+    at_once = fits_at_once(config.cluster, most, cores) if most else 0
+    generators = config.cluster.generate.actors
     where = f"{cores} cores" if not config.cluster.generate.gpus else "a cluster that holds all workers of the file"
-    console.print(f"wall-clock with {at_once} fits at once and {config.cluster.generate.actors} generators on {where}", highlight=False)
+    workers = f"{at_once} fit{'s' * (at_once != 1)} at once and {generators} generator{'s' * (generators != 1)}"
+    console.print(f"wall-clock with {workers} on {where}", highlight=False)
     for price in prices:
         if price.lacking:
             rest = f" and {len(price.lacking) - 3} more" if len(price.lacking) > 3 else ""
