@@ -20,11 +20,10 @@ from pipeline.calibration import PNG, SWEEP_START, Calibration, Rate, scorer_nam
 from pipeline.config import RunConfig
 from pipeline.fit_job import cost_file
 from pipeline.price import Price
-from pipeline.tables import BrokenFileError, read_file
-from pipeline.workload import DrawWork, Workload
+from pipeline.tables import read_file
+from pipeline.workload import Phase, Workload
 from pipeline.workload_of import workload_of
 
-CPU = "cpu"
 Progress = Callable[[str, int, int], None]
 
 
@@ -58,14 +57,19 @@ def timed(progress: Progress, planned: Planned) -> Progress:
 
 def close_plan(config: RunConfig | BenchmarkConfig, run_dir: Path, planned: Planned, seconds: float) -> str:
     """A line that holds the plan against the `seconds` measured; the run's own measurements are stored as rates."""
-    devices = _devices(run_dir, planned)
+    # Chunks are named after the adapters that draw them, so only now is known which are which.
+    phases = workload_of(config).phases
+    events = _chunk_events(run_dir, planned.began)
+    devices = _devices(run_dir, planned, events)
+    if not devices and len(planned.prices) == 1 and any(not judge.done for judge in planned.workload.judged):
+        devices = {planned.prices[0].device}
     if not devices:
         return "nothing was left to fit or to draw: no plan to compare"
     if len(devices) > 1:
         return f"ran on several types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
     (device,) = devices
     found = calibration.find(config, device)
-    measured = learnt(config, run_dir, planned, found)
+    measured = learnt(config, run_dir, planned, phases, events, found)
     calibration.store(config, found.with_rates(measured))
     walls = [of_device.wall for of_device in planned.prices if of_device.device == device and of_device.wall]
     if not walls:
@@ -87,27 +91,31 @@ def verdict(wall: tuple[float, float], seconds: float) -> str:
     return f"planned {low / unit:.1f} to {high / unit:.1f} {name}, measured {seconds / unit:.1f} {name} ({where})"
 
 
-def learnt(config: RunConfig | BenchmarkConfig, run_dir: Path, planned: Planned, known: Calibration) -> dict[str, Rate]:
+def learnt(
+    config: RunConfig | BenchmarkConfig, run_dir: Path, planned: Planned, phases: Sequence[Phase], events: Sequence[Mapping],
+    known: Calibration,
+) -> dict[str, Rate]:  # fmt: skip
     """Rates from what this start of the run did. Fits that drew class priors are left out: their seconds are not told apart.
 
-    Of many chunks the quartiles are kept: sums of them vary less than the chunks themselves.
+    `phases` are the run's, with their true chunks; `events` the chunks that this start drew. Of many chunks the
+    quartiles are kept: sums of them vary less than the chunks themselves.
     """
     source = f"run {config.name}"
     rates = _fit_rates(planned, known, source)
-    draws = {draw.chunk_id: draw for draw in planned.workload.draws if not draw.done}
-    events = [event for event in _chunk_events(run_dir, planned.began) if event["chunk"] in draws]
+    draws = {draw.chunk_id: draw for phase in phases for draw in phase.draws}
+    mine = [event for event in events if event["chunk"] in draws]
     by_kind: dict[str, list[float]] = {}
-    for event in events:
+    for event in mine:
         draw = draws[event["chunk"]]
         if draw.pictures == draw.batch:
             by_kind.setdefault(price.whole_chunk(draw), []).append(event["seconds"]["generate"])
     rates |= {kind: _quartiles(values, source=source) for kind, values in by_kind.items()}
     for stage, name in zip(("detect", "compare"), scorer_names(config), strict=True):
-        if events:
-            rates[name] = _quartiles([event["seconds"][stage] / event["candidates"] for event in events], source=source)
-    if starts := _sweep_starts(planned, events):
+        if mine:
+            rates[name] = _quartiles([event["seconds"][stage] / event["candidates"] for event in mine], source=source)
+    if starts := _sweep_starts(planned, phases, mine):
         rates[SWEEP_START] = spread(starts, source=source)
-    if sizes := _picture_bytes(run_dir, list(draws.values())):
+    if sizes := _picture_bytes(run_dir, mine):
         rates[PNG] = spread(sizes, source=source)
     return rates
 
@@ -148,34 +156,34 @@ def _chunk_events(run_dir: Path, since: float) -> list[dict]:
     return found
 
 
-def _sweep_starts(planned: Planned, events: Sequence[Mapping]) -> list[float]:
+def _sweep_starts(planned: Planned, phases: Sequence[Phase], events: Sequence[Mapping]) -> list[float]:
     """Seconds from the start of each sweep to the first picture drawn in it."""
     began = {event["chunk"]: event["seconds"]["began"] for event in events}
     starts = []
-    for phase in planned.workload.phases:
+    for phase in phases:
         firsts = [began[draw.chunk_id] for draw in phase.draws if draw.chunk_id in began]
         if firsts and phase.name in planned.phases:
             starts.append(min(firsts) - planned.phases[phase.name])
     return starts
 
 
-def _picture_bytes(run_dir: Path, draws: Sequence[DrawWork]) -> list[float]:
+def _chunk_files(run_dir: Path, dataset: str, events: Sequence[Mapping]) -> dict[str, Path]:
+    """Chunk id -> its file of a dataset, of these chunks, a benchmark's pool among them."""
+    wanted = {event["chunk"] for event in events}
+    files = [path for folder in (run_dir, pool_dir(run_dir)) for path in (folder / dataset).glob("round=*/*.parquet")]
+    return {path.stem: path for path in files if path.stem in wanted}
+
+
+def _picture_bytes(run_dir: Path, events: Sequence[Mapping]) -> list[float]:
     """Bytes a picture of the image files of these chunks."""
-    sizes = {draw.chunk_id: draw.pictures for draw in draws}
-    files = [path for folder in (run_dir, pool_dir(run_dir)) for path in (folder / "images").glob("round=*/*.parquet")]
-    return [path.stat().st_size / sizes[path.stem] for path in files if path.stem in sizes]
+    files = _chunk_files(run_dir, "images", events)
+    return [files[event["chunk"]].stat().st_size / event["candidates"] for event in events if event["chunk"] in files]
 
 
-def _devices(run_dir: Path, planned: Planned) -> set[str]:
+def _devices(run_dir: Path, planned: Planned, events: Sequence[Mapping]) -> set[str]:
     """The types of device that made what was left to make."""
     costs = [cost_file(fit.folder) for fit in planned.workload.fits if not fit.done]
     found = {json.loads(path.read_text())["device"] for path in costs if path.is_file()}
-    todo = {draw.chunk_id for draw in planned.workload.draws if not draw.done}
-    for folder in (run_dir, pool_dir(run_dir)):
-        for path in (folder / "candidates").glob("round=*/*.parquet"):
-            if path.stem in todo:
-                try:
-                    found.update(read_file(path, ["device"])["device"].to_pylist())
-                except BrokenFileError:
-                    continue
+    for path in _chunk_files(run_dir, "candidates", events).values():
+        found.update(read_file(path, ["device"])["device"].to_pylist())
     return found

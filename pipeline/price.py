@@ -81,7 +81,7 @@ def price(config: RunConfig | BenchmarkConfig, workload: Workload, calibration: 
 def _lacking(
     config: RunConfig | BenchmarkConfig, workload: Workload, fits: Sequence[FitWork], draws: Sequence[DrawWork], rates: Mapping[str, Rate]
 ) -> tuple[str, ...]:
-    needed = {fit.kind for fit in fits} | ({STEP_LOAD} if fits or draws else set())
+    needed = {fit.kind for fit in fits} | ({STEP_LOAD} if (fits or draws) and SWEEP_START not in rates else set())
     needed |= {draw.kind for draw in draws if whole_chunk(draw) not in rates}
     needed |= set(scorer_names(config)) if draws else set()
     needed |= {PRIOR_KIND} if any(fit.prior_pictures[0] and not fit.done_steps for fit in fits) else set()
@@ -147,12 +147,12 @@ def _packed(items: Sequence[Range], busy: float) -> Range:
 def _fit_time(fits: Sequence[FitWork], cluster: Cluster, rates: Mapping[str, Rate], cores: int) -> _Time | None:
     if not fits:
         return None
-    load, share = rates[STEP_LOAD], cluster.fit.gpus or cluster.fit.cpus
+    load, share = _load(rates), cluster.fit.gpus or cluster.fit.cpus
     items = [fit_seconds(fit, rates) for fit in fits]
     workers = fits_at_once(cluster, len(fits), cores)
     _, busy = _workers(cluster.fit, workers, cluster, cores)
-    low, high = _packed([(low, high + load.high) for low, high in items], busy)
-    wall = (FIT_WORKER[0] + load.low + low, FIT_WORKER[1] + load.high + high)
+    low, high = _packed([(low, high + load[1]) for low, high in items], busy)
+    wall = (FIT_WORKER[0] + load[0] + low, FIT_WORKER[1] + high)
     return _Time(wall, share * sum(low for low, _ in items), share * wall[1] * workers)
 
 
@@ -175,6 +175,13 @@ def _sweep_time(draws: Sequence[DrawWork], config: RunConfig | BenchmarkConfig, 
         return _Time(wall, cluster.generate.gpus * sum(item[0] for item in items), held * wall[1])
     held = cluster.generate.cpus * workers + cluster.detect.cpus * cluster.detect.actors + cluster.compare.cpus * cluster.compare.actors
     return _Time(wall, cluster.generate.cpus * sum(item[0] for item in items) + scoring[0], held * wall[1])
+
+
+def _load(rates: Mapping[str, Rate]) -> Range:
+    """Seconds in which a fit's worker loads the backbone: at most what a sweep's workers took, who load more."""
+    if (measured := rates.get(SWEEP_START)) is not None:
+        return 0.0, measured.high
+    return rates[STEP_LOAD].low, rates[STEP_LOAD].high
 
 
 def _start(rates: Mapping[str, Rate]) -> Range:

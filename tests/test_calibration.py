@@ -48,7 +48,6 @@ def test_a_run_leaves_rates_for_the_next_plan_and_is_then_held_against_it(tmp_pa
     seconds = json.loads((run_dir / "adapters" / "two_dogs" / "round=0.cost.json").read_text())["seconds"]
     assert stored.rates[fit.kind].low == pytest.approx(seconds / fit.steps)
     assert stored.rates["start sweep"].low > 0
-    calibration.store(first, stored.with_rates({calibration.STEP_LOAD: calibration.Rate(low=1.0, high=2.0)}))
 
     second, run_dir, line = run("name=second")
     assert "above the high end" in line
