@@ -6,7 +6,7 @@ all its rates depend on (backbone, precision, resolution, threads), the rest sta
     fit mudi rank=16 mix=0.3 rows=6 ...   seconds of an optimiser step; `other`: of all else in a fit but loading
     draw batch=8 guided shifted           seconds of a denoising step of a chunk; `other`: of all around the steps
     draw batch=8 guided shifted steps=25  seconds of a whole chunk, as runs measure it
-    detect NAME, compare NAME, judge NAME seconds a picture
+    detect NAME, compare NAME, judge NAME seconds a picture; runs measure the metrics of a benchmark together
     load backbone, load scorers           seconds, imports of a fresh process included
     start sweep                           seconds from the start of a sweep to its first picture, as runs measure it
     png                                   bytes a picture
@@ -106,11 +106,11 @@ def scorer_names(config: RunConfig | BenchmarkConfig) -> tuple[str, str]:
     return f"detect {located(config.models.detector)}", f"compare {embedders}"
 
 
-def judge_name(config: BenchmarkConfig, metric: str) -> str:
-    """The name of the rate of a metric: with its models, whose sizes decide."""
+def judge_name(config: BenchmarkConfig, *metrics: str) -> str:
+    """The name of the rate of a metric, or of several at once: with the models beside the run's own, whose sizes decide."""
     given = config.models.model_dump()
     used = sorted(f"{key}={located(given[key])}" for key in config.models.model_extra)
-    return f"judge {metric} {' '.join(used)}"
+    return f"judge {' + '.join(sorted(metrics))} {' '.join(used)}".strip()
 
 
 def spread(values: Sequence[float], **more) -> Rate:

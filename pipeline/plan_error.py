@@ -16,7 +16,7 @@ import numpy as np
 from pipeline import calibration, journal, price
 from pipeline.arms import pool_dir
 from pipeline.benchmark_config import BenchmarkConfig
-from pipeline.calibration import PNG, SWEEP_START, Calibration, Rate, scorer_names, spread
+from pipeline.calibration import PNG, SWEEP_START, Calibration, Rate, judge_name, scorer_names, spread
 from pipeline.config import RunConfig
 from pipeline.fit_job import cost_file
 from pipeline.price import Price
@@ -29,12 +29,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What was left to do when a run started, what that was expected to cost on each calibrated device, and when it was."""
+    """What was left to do when a run started, what that was expected to cost on each calibrated device, and when it was.
+
+    reports: label -> the clock time and count of each of its reports so far.
+    """
 
     workload: Workload
     prices: tuple[Price, ...]
     began: float
-    phases: dict[str, float]
+    reports: dict[str, list[tuple[float, int]]]
 
 
 def plan_now(config: RunConfig | BenchmarkConfig, run_dir: Path) -> Planned:
@@ -42,14 +45,14 @@ def plan_now(config: RunConfig | BenchmarkConfig, run_dir: Path) -> Planned:
     workload = workload_of(config)
     prices = tuple(price.price(config, workload, stored) for stored in calibration.calibrations(config))
     journal.append_event(run_dir, event="planned", devices=[asdict(of_device) for of_device in prices])
-    return Planned(workload=workload, prices=prices, began=time.time(), phases={})
+    return Planned(workload=workload, prices=prices, began=time.time(), reports={})
 
 
 def timed(progress: Progress, planned: Planned) -> Progress:
-    """The same reports; the first of each label is noted in `planned.phases`, as the clock time at which its phase began."""
+    """The same reports, noted in `planned.reports` on the way."""
 
     def report(label: str, done: int, total: int) -> None:
-        planned.phases.setdefault(label, time.time())
+        planned.reports.setdefault(label, []).append((time.time(), done))
         progress(label, done, total)
 
     return report
@@ -115,6 +118,8 @@ def learnt(
             rates[name] = _quartiles([event["seconds"][stage] / event["candidates"] for event in mine], source=source)
     if starts := _sweep_starts(planned, phases, mine):
         rates[SWEEP_START] = spread(starts, source=source)
+    if isinstance(config, BenchmarkConfig):
+        rates |= _judge_rate(config, planned, phases, source)
     if sizes := _picture_bytes(run_dir, mine):
         rates[PNG] = spread(sizes, source=source)
     return rates
@@ -137,6 +142,18 @@ def _fit_rates(planned: Planned, known: Calibration, source: str) -> dict[str, R
         )
         for kind, values in steps.items()
     }
+
+
+def _judge_rate(config: BenchmarkConfig, planned: Planned, phases: Sequence[Phase], source: str) -> dict[str, Rate]:
+    """Seconds a picture of all metrics that were lacking, together: from the first scored chunk to the last, over the workers."""
+    metrics = {judge.metric for judge in planned.workload.judged if not judge.done}
+    moved = [report for report in planned.reports.get("metrics", ()) if report[1] > 0]
+    if not metrics or len(moved) < 2:
+        return {}
+    (began, first), (ended, last) = moved[0], moved[-1]
+    pictures = [draw.pictures for phase in phases if phase.name == "pictures" for draw in phase.draws]
+    each = (ended - began) / (last - first) * config.cluster.judge.actors / float(np.mean(pictures))
+    return {judge_name(config, *metrics): Rate(low=each, high=each, source=source)}
 
 
 def _quartiles(values: Sequence[float], **more) -> Rate:
@@ -162,8 +179,8 @@ def _sweep_starts(planned: Planned, phases: Sequence[Phase], events: Sequence[Ma
     starts = []
     for phase in phases:
         firsts = [began[draw.chunk_id] for draw in phase.draws if draw.chunk_id in began]
-        if firsts and phase.name in planned.phases:
-            starts.append(min(firsts) - planned.phases[phase.name])
+        if firsts and phase.name in planned.reports:
+            starts.append(min(firsts) - planned.reports[phase.name][0][0])
     return starts
 
 

@@ -86,7 +86,8 @@ def _lacking(
     needed |= set(scorer_names(config)) if draws else set()
     needed |= {PRIOR_KIND} if any(fit.prior_pictures[0] and not fit.done_steps for fit in fits) else set()
     if isinstance(config, BenchmarkConfig):
-        needed |= {judge_name(config, judge.metric) for judge in workload.judged if not judge.done}
+        todo = {judge.metric for judge in workload.judged if not judge.done}
+        needed |= set() if judge_name(config, *todo) in rates else {judge_name(config, metric) for metric in todo}
     return tuple(sorted(needed - set(rates)))
 
 
@@ -197,7 +198,10 @@ def _judge_time(phase: Phase, config: RunConfig | BenchmarkConfig, rates: Mappin
     if not todo:
         return None
     slot = config.cluster.judge
-    each = [(rates[judge_name(config, judge.metric)], judge.pictures) for judge in todo]
+    if (together := rates.get(judge_name(config, *(judge.metric for judge in todo)))) is not None:
+        each = [(together, max(judge.pictures for judge in todo))]
+    else:
+        each = [(rates[judge_name(config, judge.metric)], judge.pictures) for judge in todo]
     low, high = sum(rate.low * n for rate, n in each), sum(rate.high * n for rate, n in each)
     workers, busy = _workers(slot, slot.actors, config.cluster, cores)
     wall = (SWEEP_WORKERS[0] + low / busy, 2 * SWEEP_WORKERS[1] + high / (1 if workers == 1 else busy))

@@ -27,7 +27,7 @@ PLACEHOLDER = tuple(
 def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
-    A combination folder that is not here is counted as two subjects without photos, and named in `assumed`.
+    A combination folder that is not here is counted as two subjects without photos, and said in `assumed`.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
@@ -37,7 +37,8 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
         for folder in config.combinations
     ]
     run_dir = run_folder(config.runs, config.name)
-    notes = tuple(f"{folder} is not here: counted as two subjects without photos" for folder in absent)
+    count = f"{len(absent)} of {len(config.combinations)} combination folders"
+    notes = (f"{count} are not here (first {absent[0]}): counted as two subjects without photos",) if absent else ()
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
     phases, shared = build(config, combinations, run_dir)
     return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)

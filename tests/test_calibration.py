@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from test_benchmark import FILE
 from test_rounds import RUN_FILE, SMALL
 
-from pipeline import assignments, calibration, price, rounds
+from pipeline import arms, assignments, calibration, price, rounds
+from pipeline.benchmark import benchmark
+from pipeline.benchmark_config import load_benchmark
+from pipeline.benchmark_folder import open_benchmark
 from pipeline.config import load_run
 from pipeline.measure import measure
 from pipeline.plain import PLAIN
@@ -55,6 +59,23 @@ def test_a_run_leaves_rates_for_the_next_plan_and_is_then_held_against_it(tmp_pa
     (planned,) = [event for event in events if event["event"] == "planned"]
     assert planned["devices"][0]["wall"][0] > 0
     assert left_wall(second) == price.RUN
+
+
+@pytest.mark.slow
+def test_a_benchmark_leaves_rates_of_its_metrics_too(tmp_path):
+    """One arm, four pictures in two chunks, one further metric: the next benchmark of another name lacks nothing."""
+    path = tmp_path / "benchmark.yaml"
+    path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
+    overrides = ["fits=1", "methods={mudi: {method: mudi}}", "metrics=[detect_and_compare, whole_image]"]
+    config = load_benchmark(path, overrides)
+    resolved = arms.resolve(config)
+    combinations = arms.load_combinations(config, resolved)
+    run_dir = open_benchmark(config, combinations, {})
+    planned = plan_now(config, run_dir)
+    benchmark(config, resolved, combinations, run_dir, PLAIN, timed(lambda *_: None, planned))
+    assert "nothing to compare" in close_plan(config, run_dir, planned, seconds=1.0)
+    low, high = left_wall(load_benchmark(path, [*overrides, "name=second"]))
+    assert price.RUN[0] < low < high
 
 
 def left_wall(config):
