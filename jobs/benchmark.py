@@ -30,6 +30,7 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.cluster import connected
     from pipeline.drawing import Workers
     from pipeline.memory import peak_memory
+    from pipeline.plan_error import close_plan, plan_now, timed
     from pipeline.run_folder import folder_sha256, run_folder, sole_driver
 
     began = time.perf_counter()
@@ -44,11 +45,14 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
         run_dir = open_benchmark(config, combinations, inputs)
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
-        progress = stack.enter_context(live_progress())
+        planned = plan_now(config, run_dir)
+        progress = timed(stack.enter_context(live_progress()), planned)
         run(config, resolved, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
     page = benchmark_report.write_benchmark_report(run_dir)
     benchmark_tables.print_benchmark(run_dir)
-    print(f"{time.perf_counter() - began:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started")
+    seconds = time.perf_counter() - began
+    print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started")
+    print(close_plan(config, run_dir, planned, seconds))
     for name in ("candidates", "scores", "images", "fits"):
         print(f"{name:<11} {run_dir / name}")
     print(f"report      {page}")

@@ -7,6 +7,7 @@ from jobs.benchmark import benchmark
 from jobs.check import check
 from jobs.compare import compare
 from jobs.miniature import application as miniature
+from jobs.plan import plan
 from jobs.prepare import prepare
 from jobs.report import write
 from jobs.selftrain import selftrain
@@ -19,6 +20,7 @@ def main() -> None:
     application.command()(selftrain)
     application.command()(check)
     application.command()(benchmark)
+    application.command()(plan)
     application.command("report")(write)
     application.command()(compare)
     application.add_typer(miniature, name="miniature")

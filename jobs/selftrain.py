@@ -27,6 +27,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.config import load_run
     from pipeline.drawing import Workers
     from pipeline.memory import peak_memory
+    from pipeline.plan_error import close_plan, plan_now, timed
     from pipeline.run_folder import folder_sha256, open_run, run_folder, sole_driver
 
     began = time.perf_counter()
@@ -41,13 +42,15 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
         run_dir = open_run(config, inputs, subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
-        progress = stack.enter_context(live_progress())
+        planned = plan_now(config, run_dir)
+        progress = timed(stack.enter_context(live_progress()), planned)
         rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
     page = report.write_report(run_dir)
     summary.print_summary(run_dir, config.score.select_by)
     summary.print_stages(run_dir)
     seconds = time.perf_counter() - began
     print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started")
+    print(close_plan(config, run_dir, planned, seconds))
     for name in ("candidates", "scores", "images", "selections"):
         print(f"{name:<11} {run_dir / name}")
     print(f"report      {page}")

@@ -8,12 +8,9 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import AuthenticationError
 
-from pipeline.config import Cluster, Slot
+from pipeline.config import SPARE_CPUS, Cluster, Slot
 
 OBJECT_STORE_BYTES = 400_000_000
-# Map actors reserve their CPUs; a local Ray whose pools hold all of them has none left for the writers
-# and hangs, so it is told of two more than the machine has. They are bookkeeping, not threads.
-SPARE_CPUS = 2
 WRITE_CPUS = 0.25
 
 

@@ -19,6 +19,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 NOT_DECIDING = ("name", "runs", "cluster")
 STAGES = ("generate", "detect", "compare", "fit")
+# Map actors reserve their CPUs; a local Ray whose pools hold all of them has none left for the writers
+# and hangs, so it is told of two more than the machine has. They are bookkeeping, not threads.
+SPARE_CPUS = 2
 
 
 def _form(value: object) -> str:

@@ -1,0 +1,108 @@
+"""How many numbers and bytes an adapter has, from the settings of its backbone alone: no weights are read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from mudi.adapters import LoraSettings
+from mudi.sdxl_sizes import TEXT_BIG_G, TEXT_L, UNET, VAE
+
+FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
+CONFIG = "config.json"
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A backbone without weights. side: pixels; row_widths: of a token in either text encoder; assumed: whether
+    this is SDXL base because the backbone itself is not here to be looked at."""
+
+    unet: Mapping
+    side: int
+    row_widths: tuple[int, int]
+    assumed: bool
+
+
+def read_architecture(folder: Path | None) -> Architecture:
+    """The architecture that a backbone's folder describes, or SDXL base where there is none (None: it is SDXL base)."""
+    if folder is None or not all((folder / part / CONFIG).is_file() for part in PARTS):
+        unet, vae, first, second = UNET, VAE, TEXT_L, TEXT_BIG_G
+        assumed = folder is not None
+    else:
+        unet, vae, first, second = (json.loads((folder / part / CONFIG).read_text(encoding="utf-8")) for part in PARTS)
+        assumed = False
+    side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+    return Architecture(unet=unet, side=side, row_widths=(first["hidden_size"], second["hidden_size"]), assumed=assumed)
+
+
+def lora_shapes(unet: Mapping, lora: LoraSettings) -> Shapes:
+    """Name -> shape of every matrix of a LoRA on the attention of a UNet2DConditionModel with these settings.
+
+    A transformer block of width w attends to itself (w to w) and to the text, whose keys and values come from
+    `cross_attention_dim`. A matrix of (in, out) becomes A (rank, in) and B (out, rank).
+    """
+    shapes: Shapes = {}
+    for prefix, width in _transformer_blocks(unet):
+        for attention, source in (("attn1", width), ("attn2", unet["cross_attention_dim"])):
+            for layer, inputs in (("to_q", width), ("to_k", source), ("to_v", source), ("to_out.0", width)):
+                name = f"{prefix}.{attention}.{layer}"
+                if any(name.endswith(f".{target}") for target in lora.targets):
+                    shapes[f"unet.{name}.lora_A.weight"] = (lora.rank, inputs)
+                    shapes[f"unet.{name}.lora_B.weight"] = (width, lora.rank)
+    return shapes
+
+
+def row_shapes(architecture: Architecture, identifiers: Sequence[str]) -> Shapes:
+    """Name -> shape of the trained token rows of these identifiers, one an encoder."""
+    return {f"{word}.{key}": (width,) for word in identifiers for key, width in zip(("clip_l", "clip_g"), architecture.row_widths)}
+
+
+def parameters(shapes: Shapes) -> int:
+    """How many numbers."""
+    return sum(prod(shape) for shape in shapes.values())
+
+
+def file_bytes(shapes: Shapes, metadata: Mapping[str, str]) -> int:
+    """The size of the safetensors file that `adapters.save` writes: 8 bytes, a header padded to 8, the numbers. 0 for none."""
+    if not shapes:
+        return 0
+    header, start = {"__metadata__": dict(metadata)}, 0
+    for name, shape in sorted(shapes.items()):
+        end = start + FLOAT32 * prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + start
+
+
+def lora_metadata(lora: LoraSettings) -> dict[str, str]:
+    """What the file says about itself, as `adapters.save` writes it."""
+    settings = {"unet.r": lora.rank, "unet.lora_alpha": lora.alpha, "unet.target_modules": list(lora.targets)}
+    return {"lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
+
+
+def _transformer_blocks(unet: Mapping) -> list[tuple[str, int]]:
+    """The name and width of every transformer block, in the order of the network."""
+    widths = list(unet["block_out_channels"])
+    depths = _for_each(unet.get("transformer_layers_per_block", 1), len(widths))
+    layers = _for_each(unet.get("layers_per_block", 2), len(widths))
+    places = [
+        (f"down_blocks.{i}.attentions.{j}", widths[i], depths[i])
+        for i, kind in enumerate(unet["down_block_types"])
+        for j in range(layers[i] if "CrossAttn" in kind else 0)
+    ]
+    places.append(("mid_block.attentions.0", widths[-1], depths[-1]))
+    places += [
+        (f"up_blocks.{i}.attentions.{j}", widths[-1 - i], depths[-1 - i])
+        for i, kind in enumerate(unet["up_block_types"])
+        for j in range(layers[-1 - i] + 1 if "CrossAttn" in kind else 0)
+    ]
+    return [(f"{place}.transformer_blocks.{k}", width) for place, width, depth in places for k in range(depth)]
+
+
+def _for_each(value: int | Sequence[int], blocks: int) -> list[int]:
+    return [value] * blocks if isinstance(value, int) else list(value)

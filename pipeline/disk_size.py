@@ -1,0 +1,78 @@
+"""What a run leaves on disk: PNGs, adapters, checkpoints, class priors and Parquet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mudi import adapter_size
+from mudi.adapter_size import Architecture
+from mudi.adapters import LoraSettings
+from mudi.methods.custom_diffusion import TARGETS
+from pipeline.calibration import PNG, Calibration, Rate
+from pipeline.price import PRIOR_REDRAWS, Range
+from pipeline.workload import FitWork, Workload
+
+# What each method trains: the places of its LoRA, None for none, and whether each subject has a token row.
+TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
+    "mudi": (LoraSettings().targets, False),
+    "dreambooth": (LoraSettings().targets, False),
+    "cut_mix": (LoraSettings().targets, False),
+    "custom_diffusion": (TARGETS, True),
+    "textual_inversion": (None, True),
+}
+CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
+# Parquet beside the PNGs, bytes. Chunks of 1, 4 and 10 pictures of the miniature's benchmark, two embedders, took 11.3 to 12.5 kB
+# and 330 to 400 bytes a picture, 2.7 kB where a threshold of 0.05 finds many boxes; a metric added later 3.4 to 3.9 kB a chunk.
+CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_500, 6_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Bytes of a whole run. images is None at an end that is not known; adapters and checkpoints are exact."""
+
+    images: Range
+    measured: bool
+    adapters: int
+    checkpoints: int
+    priors: Range
+    tables: Range
+
+
+def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
+    """Parameters of a fit's adapter, and bytes of its files, the manifest of a few kilobytes left out."""
+    targets, has_rows = TRAINED[fit.method]
+    identifiers = [subject.identifier for subject in fit.combination.subjects] if has_rows else []
+    rows = adapter_size.row_shapes(architecture, identifiers)
+    lora = LoraSettings(rank=fit.options.rank, alpha=fit.options.rank, targets=targets) if targets else None
+    shapes = adapter_size.lora_shapes(architecture.unet, lora) if lora else {}
+    size = adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora)) if lora else 0
+    return adapter_size.parameters(shapes) + adapter_size.parameters(rows), size + adapter_size.file_bytes(rows, {"format": "pt"})
+
+
+def disk(workload: Workload, architecture: Architecture, png: Rate | None) -> Disk:
+    """What the whole run leaves on disk. Without a measured PNG the high end is that of raw pixels, and low is 0."""
+    pictures = sum(draw.pictures for draw in workload.draws)
+    chunks, raw = len(workload.draws), 3 * architecture.side**2
+    each = (png.low, png.high) if png else (0.0, float(raw))
+    sizes = [adapter_bytes(fit, architecture) for fit in workload.fits]
+    judged = sum(judge.pictures for judge in workload.judged)
+    strips = [sum(fit.prior_pictures[0] * factor for fit in workload.fits) for factor in (1, PRIOR_REDRAWS)]
+    return Disk(
+        images=(pictures * each[0], pictures * each[1]),
+        measured=png is not None,
+        adapters=sum(size for _, size in sizes),
+        checkpoints=sum(4 * CHECKPOINT_COPIES * n * fit.checkpoints for fit, (n, _) in zip(workload.fits, sizes)),
+        priors=(strips[0] * each[0], strips[1] * each[1]),
+        tables=tuple(
+            chunks * CHUNK_BYTES[end] + pictures * PICTURE_BYTES[end] + judged / max(1, _mean_chunk(workload)) * SCORES_BYTES[end]
+            for end in (0, 1)
+        ),
+    )
+
+
+def _mean_chunk(workload: Workload) -> float:
+    return sum(draw.pictures for draw in workload.draws) / max(1, len(workload.draws))
+
+
+def png_rate(calibrations: Sequence[Calibration]) -> Rate | None:
+    """How large a PNG is, from any device: pictures do not depend on it."""
+    return next((calibration.rates[PNG] for calibration in calibrations if PNG in calibration.rates), None)

@@ -1,0 +1,242 @@
+"""What a run file asks for, counted as the code runs it, and how much of it lies in the run folder already.
+
+UNet passes are counted in rows: one picture once through the network. Guidance doubles them, DCO and the KL term
+add a reference pass without gradients to each training row, a refit measures its drift at the end (two adapters at
+ten times on every photo), and class priors cost as many pictures as there are batches needed. Nothing is written
+and no weights are read; a stored adapter or chunk is believed by its name and is checked only when the run starts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mudi.methods import METHODS
+from mudi.personalization import PRIOR_GUIDANCE, PRIOR_STEPS, Personalization
+from mudi.priors import ATTEMPTS, BATCH
+from mudi.records import Combination
+from mudi.retrain import RetrainSettings
+from mudi.sampling import Sampling
+from pipeline import plan
+from pipeline.fit_job import FitJob
+
+DRIFT_TIMES = 10
+CHECKPOINT_EVERY, CHECKPOINTS_KEPT = 200, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitWork:
+    """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
+    of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there.
+
+    prior_pictures: the fewest that give enough, and the most before the run gives up. photos: of the combination.
+    """
+
+    owner: str
+    kind: str
+    method: str
+    options: Personalization
+    retraining: RetrainSettings | None
+    combination: Combination
+    steps: int
+    done_steps: int
+    accumulation: int
+    rows: int
+    references: int
+    prior_pictures: tuple[int, int]
+    photos: int
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return self.done_steps >= self.steps
+
+    @property
+    def left(self) -> int:
+        return max(0, self.steps - self.done_steps)
+
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints stay beside the adapter; each holds its numbers three times, for Adam's state."""
+        return min(CHECKPOINTS_KEPT, (self.steps - 1) // CHECKPOINT_EVERY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawWork:
+    """One chunk to draw and to detect and compare in; `batch` is that of a whole chunk, `pictures` what this one has."""
+
+    owner: str
+    chunk_id: str
+    pictures: int
+    batch: int
+    sampling: Sampling
+    prompt: str
+    combination: str
+    done: bool
+
+    @property
+    def kind(self) -> str:
+        return draw_kind(self.batch, self.sampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeWork:
+    """Pictures that a metric scores after they are drawn."""
+
+    metric: str
+    pictures: int
+    done: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What runs together: fits, or the chunks of one sweep, or metrics. Phases follow one another."""
+
+    name: str
+    fits: tuple[FitWork, ...] = ()
+    draws: tuple[DrawWork, ...] = ()
+    judged: tuple[JudgeWork, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Sums over work: `forward` and `backward` in rows of the UNet, `examples` in training pictures, priors included;
+    `denoising_steps` of pictures, which guidance does not double."""
+
+    fits: int = 0
+    steps: int = 0
+    examples: int = 0
+    forward: int = 0
+    backward: int = 0
+    prior_pictures: int = 0
+    pictures: int = 0
+    denoising_steps: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """All that a run file asks for. `shared` counts the cells of a benchmark that use another arm's adapter."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    shared: int = 0
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> list[FitWork]:
+        return [fit for phase in self.phases for fit in phase.fits]
+
+    @property
+    def draws(self) -> list[DrawWork]:
+        return [draw for phase in self.phases for draw in phase.draws]
+
+    @property
+    def judged(self) -> list[JudgeWork]:
+        return [judge for phase in self.phases for judge in phase.judged]
+
+
+def passes_of_sampling(sampling: Sampling) -> int:
+    """UNet rows of one picture."""
+    return sampling.steps * (1 if sampling.guidance_scale == 1 else 2)
+
+
+def draw_kind(batch: int, sampling: Sampling) -> str:
+    """What decides the seconds of a denoising step and of what surrounds the steps."""
+    guided, shifted = sampling.guidance_scale != 1, bool(sampling.gamma)
+    return f"draw batch={batch}{' guided' if guided else ''}{' shifted' if shifted else ''}"
+
+
+PRIOR_SAMPLING = Sampling(steps=PRIOR_STEPS, guidance_scale=PRIOR_GUIDANCE, gamma=0.0)
+PRIOR_KIND = draw_kind(BATCH, PRIOR_SAMPLING)
+
+
+def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
+    """What a fit still takes, or takes as a whole; priors are counted at the least."""
+    if fit.done and not whole:
+        return Counts()
+    steps = fit.steps if whole else fit.left
+    rows = steps * fit.accumulation * fit.rows
+    priors = fit.prior_pictures[0] if whole or not fit.done_steps else 0
+    drift = 2 * DRIFT_TIMES * fit.photos if fit.retraining else 0
+    forward = rows * (1 + fit.references) + priors * passes_of_sampling(PRIOR_SAMPLING) + drift
+    return Counts(
+        fits=1, steps=steps, examples=rows, forward=forward, backward=rows, prior_pictures=priors, denoising_steps=priors * PRIOR_STEPS
+    )
+
+
+def count_draw(draw: DrawWork) -> Counts:
+    """What a chunk takes."""
+    return Counts(
+        forward=draw.pictures * passes_of_sampling(draw.sampling),
+        pictures=draw.pictures,
+        denoising_steps=draw.pictures * draw.sampling.steps,
+    )
+
+
+def total(phases: Iterable[Phase], *, whole: bool, owner: str | None = None) -> Counts:
+    """The sum over phases, of one owner or all: of everything (`whole`) or of what is not there yet."""
+    counts = Counts()
+    for phase in phases:
+        for fit in phase.fits:
+            if owner in (None, fit.owner):
+                counts += count_fit(fit, whole=whole)
+        for draw in phase.draws:
+            if owner in (None, draw.owner) and (whole or not draw.done):
+                counts += count_draw(draw)
+    return counts
+
+
+def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
+    """The work of a job; `options` are those of the method's own fit, also where the job is a refit of it."""
+    subjects, rank = len(job.combination.subjects), getattr(options, "rank", 0)
+    photos = sum(len(subject.references) for subject in job.combination.subjects)
+    folder, retraining = Path(job.out_dir), job.retraining
+    if retraining is None:
+        priors = options.objective == "prior_preservation" and options.prior_images > 0
+        batches = (-(-options.prior_images // BATCH), -(-ATTEMPTS * options.prior_images // BATCH)) if priors else (0, 0)
+        pictures = (subjects * BATCH * batches[0], subjects * BATCH * batches[1])
+        rows, accumulation = options.batch * (2 if priors else 1), options.accumulation
+        references, mixed = int(options.objective == "dco"), getattr(options, "mix_probability", 0.0)
+        kind = f"fit {job.method} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
+    else:
+        pictures, references, rows, accumulation = (0, 0), 1, retraining.batch, retraining.accumulation
+        kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
+    return FitWork(
+        owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=job.steps,
+        done_steps=_done_steps(folder, job.steps), accumulation=accumulation, rows=rows, references=references, prior_pictures=pictures,
+        photos=photos, folder=folder,
+    )  # fmt: skip
+
+
+def _done_steps(folder: Path, steps: int) -> int:
+    if (folder / "manifest.json").is_file():
+        return steps
+    checkpoints = sorted(folder.with_name(folder.name + ".work").glob("step-*.safetensors"))
+    return int(checkpoints[-1].stem.removeprefix("step-")) if checkpoints else 0
+
+
+def draw_works(
+    chunks: Sequence[plan.Chunk], samplings: Mapping[str, Sampling], batch: int, stored: set[str], owners: Mapping[str, str] | None = None
+) -> tuple[DrawWork, ...]:
+    """The chunks of a sweep as work; a chunk is done if all its candidates are among the `stored` ids. Owners by method."""
+    missing = {chunk.chunk_id for chunk in plan.remaining(chunks, stored)}
+    return tuple(
+        DrawWork(
+            owner=(owners or {}).get(chunk.keys[0].method, chunk.keys[0].method), chunk_id=chunk.chunk_id, pictures=len(chunk.keys),
+            batch=batch, sampling=samplings[chunk.keys[0].method], prompt=chunk.prompt, combination=chunk.combination,
+            done=chunk.chunk_id not in missing,
+        )
+        for chunk in chunks
+    )  # fmt: skip
+
+
+def own_options(method: str, values: Mapping) -> Personalization:
+    """The method as its own frozen value."""
+    return METHODS[method](**values)
+
+
+def without_work(phase: Phase) -> Phase:
+    """The phase with everything in it done, as after it was published."""
+    return replace(phase, draws=tuple(replace(draw, done=True) for draw in phase.draws))

@@ -1,0 +1,187 @@
+"""What a plan counts: laws, hand counts, and the UNet itself counting while a run of the plain loop is made."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from test_benchmark import FILE
+from test_rounds import RUN_FILE, SMALL
+
+from mudi.methods import METHODS
+from pipeline import arms, assignments, journal, rounds, store
+from pipeline.benchmark import benchmark
+from pipeline.benchmark_config import load_benchmark
+from pipeline.benchmark_folder import open_benchmark
+from pipeline.calibration import Rate, architecture_of
+from pipeline.config import load_run
+from pipeline.disk_size import TRAINED, adapter_bytes, disk
+from pipeline.plain import PLAIN
+from pipeline.plan_file import load_plan
+from pipeline.run_folder import open_run
+from pipeline.workload import Counts, total
+from pipeline.workload_of import workload_of
+
+QUIET = {"progress": lambda label, done, total: None}
+
+
+def whole(config):
+    return total(workload_of(config).phases, whole=True)
+
+
+def left(config):
+    return total(workload_of(config).phases, whole=False)
+
+
+@pytest.fixture
+def rows_through_the_unet():
+    """Rows of every forward pass of any UNet, with gradients and without, counted by a hook."""
+    counted = Counter()
+
+    def count(module, args, output):
+        if isinstance(module, UNet2DConditionModel):
+            counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(count)
+    yield counted
+    handle.remove()
+
+
+def sdxl(tmp_path, *overrides):
+    combination = "combinations=[jobs/configs/miniature/two_dogs]"
+    return load_run(Path("jobs/configs/sdxl.yaml"), [combination, f"runs={tmp_path}", *overrides])
+
+
+def test_the_sdxl_file_takes_what_a_hand_count_takes(tmp_path):
+    """One pair of five photos each. Fit: 1200 steps x 2 micro-batches x (1 photo + 1 prior) = 4800 rows; priors: 7 batches of 8 for
+    50, two subjects, 112 images x 50 steps x 2 = 11,200. Two refits: 1000 x 2 x 1 = 2000 rows, as many of the reference, and
+    20 x 10 photos for drift. Pictures: 3 rounds x (200 + 4 watched) = 612, x 50 x 2 = 61,200."""
+    assert whole(sdxl(tmp_path)) == Counts(
+        fits=3, steps=1200 + 2 * 1000, examples=4800 + 2 * 2000, forward=4800 + 11_200 + 2 * 4200 + 61_200, backward=4800 + 2 * 2000,
+        prior_pictures=112, pictures=612, denoising_steps=612 * 50 + 112 * 50,
+    )  # fmt: skip
+
+
+def test_the_sdxl_files_adapters_and_checkpoints_are_sized_without_weights(tmp_path):
+    """46,448,640 numbers x 4 bytes and a header each; a checkpoint holds three copies, and of each fit two stay: 3 x 2 x 557 MB."""
+    config = sdxl(tmp_path)
+    workload, architecture = workload_of(config), architecture_of(config)
+    assert {adapter_bytes(fit, architecture)[0] for fit in workload.fits} == {46_448_640}
+    assert architecture.assumed
+    found = disk(workload, architecture, None)
+    assert found.checkpoints == 3 * 2 * 3 * 4 * 46_448_640
+    assert found.images == (0, 612 * 3 * 1024 * 1024)
+
+
+def test_twice_the_candidates_are_twice_the_passes_of_drawing(tmp_path):
+    """Without watched prompts, and with nothing else changed: fits stay as they are."""
+    one, two = (whole(sdxl(tmp_path, "watched_prompts=[]", f"candidates={n}")) for n in (200, 400))
+    fits = 4800 + 11_200 + 2 * 4200
+    assert two.pictures == 2 * one.pictures == 1200
+    assert two.forward - fits == 2 * (one.forward - fits)
+    assert (two.steps, two.backward) == (one.steps, one.backward)
+
+
+def test_guidance_doubles_and_dco_adds_a_reference(tmp_path):
+    """At guidance 1 a picture takes one row a step; DCO one more forward row an example, no priors, and no more backward rows."""
+    plain = whole(sdxl(tmp_path, "method.objective=denoising", "rounds=0"))
+    assert plain.forward == 2400 + 204 * 100
+    assert whole(sdxl(tmp_path, "method.objective=denoising", "rounds=0", "sampling.guidance_scale=1.0")).forward == 2400 + 204 * 50
+    dco = whole(sdxl(tmp_path, "method.objective=dco", "rounds=0"))
+    assert (dco.forward - plain.forward, dco.backward) == (2400, plain.backward)
+
+
+def test_arms_that_only_draw_differently_share_a_fit(tmp_path):
+    """Smoke: 2 arms x 2 pairs = 4 fits of 60 steps. An arm that changes gamma adds pictures and no fit; one that changes the
+    rank adds two fits."""
+    path, runs = Path("jobs/configs/benchmark_smoke.yaml"), f"runs={tmp_path}"
+    smoke = whole(load_benchmark(path, [runs]))
+    assert (smoke.fits, smoke.steps, smoke.pictures) == (4, 240, 2 * 2 * 2 * 6)
+    drawn = load_benchmark(path, [runs, "methods.other={like: mudi, sampling: {gamma: 0.0}}"])
+    assert (whole(drawn).fits, whole(drawn).pictures, workload_of(drawn).shared) == (4, 72, 2)
+    assert whole(load_benchmark(path, [runs, "methods.other={like: mudi, rank: 8}"])).fits == 6
+
+
+def test_the_papers_benchmark_is_counted_without_its_photos(tmp_path):
+    """Photos are not in the project: eight pairs counted as such, and said. Fits: textual inversion, DreamBooth, Custom Diffusion
+    twice, Cut-Mix, MuDI, three MuDIs that train otherwise (no Seg-Mix, equal sizes, no overlap), one without descriptive class,
+    and the refit: 11 a pair; 14 arms x 8 pairs x 5 prompts x 10 images; a pool of 200 a pair."""
+    config = load_benchmark(Path("jobs/configs/benchmark_mudi.yaml"), [f"runs={tmp_path}"])
+    workload, counts = workload_of(config), whole(config)
+    assert "8 of 8 combination folders are not here" in workload.assumed[0]
+    assert counts.fits == 11 * 8
+    assert workload.shared == (14 - 11) * 8
+    assert counts.pictures == 14 * 400 + 200 * 8
+    assert {judge.metric: judge.pictures for judge in workload.judged} == dict.fromkeys(("whole_image", "clip_score", "image_reward"), 5600)
+
+
+def test_a_file_with_methods_is_a_benchmark():
+    assert type(load_plan(Path("jobs/configs/benchmark_smoke.yaml"))).__name__ == "BenchmarkConfig"
+    assert type(load_plan(Path("jobs/configs/miniature.yaml"))).__name__ == "RunConfig"
+    with pytest.raises(ValueError, match="no such run file"):
+        load_plan(Path("none.yaml"))
+
+
+def test_every_method_is_known_to_the_disk():
+    assert set(TRAINED) == set(METHODS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["dco", "denoising"])
+def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path, rows_through_the_unet, objective):
+    """Two sweeps, a fit and a refit on the miniature, counted at the UNet; then nothing is left, and the folder is as large as said."""
+    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, f"method.objective={objective}"])
+    expected = left(config)
+    assert expected == whole(config)
+    run_dir = open_run(config)
+    rounds.selftrain(config, assignments.load_combinations(config), run_dir, PLAIN, **QUIET)
+    assert rows_through_the_unet["backward"] == expected.backward
+    assert rows_through_the_unet.total() == expected.forward
+    if journal.read_marker(run_dir, 0, "publish")["kept"]:
+        assert left(config) == Counts()
+
+    workload, architecture = workload_of(config), architecture_of(config)
+    pngs = store.read_images(run_dir, set(store.read(run_dir, "candidates")["candidate_id"].to_pylist()))
+    sizes = [len(png) for png in pngs.values()]
+    found = disk(workload, architecture, Rate(low=min(sizes), high=max(sizes)))
+    files = [path for name in ("images", "scores", "candidates") for path in (run_dir / name).rglob("*-*-*.parquet")]
+    low, high = (found.images[end] + found.tables[end] for end in (0, 1))
+    assert low <= sum(path.stat().st_size for path in files) <= high
+    written = sum(path.stat().st_size for path in (run_dir / "adapters").rglob("pytorch_lora_weights.safetensors"))
+    assert written == found.adapters
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_first_sweep_has_what_is_stored(tmp_path):
+    """The driver dies when its first chunk is reported: that chunk and the first fit are there, and looking changes no file."""
+    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL])
+
+    def kill(label, done, total):
+        if label == "round 0 sweep" and done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rounds.selftrain(config, assignments.load_combinations(config), open_run(config), PLAIN, kill)
+    stored = store.read(tmp_path / "miniature", "candidates").num_rows
+    assert 0 < stored < 8
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert left(config).pictures == whole(config).pictures - stored
+    assert [fit.done for fit in workload_of(config).fits] == [True, False]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "a plan wrote something"
+
+
+@pytest.mark.slow
+def test_a_benchmark_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path, rows_through_the_unet):
+    """Shared fits, a pool, a refit that keeps two at random, pictures and a metric: counted at the UNet, then nothing is left."""
+    path = tmp_path / "benchmark.yaml"
+    path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
+    config = load_benchmark(path, ["fits=1", "metrics=[detect_and_compare, whole_image]"])
+    expected = left(config)
+    resolved = arms.resolve(config)
+    combinations = arms.load_combinations(config, resolved)
+    benchmark(config, resolved, combinations, open_benchmark(config, combinations, {}), PLAIN, **QUIET)
+    assert rows_through_the_unet["backward"] == expected.backward
+    assert rows_through_the_unet.total() == expected.forward
+    assert left(config) == Counts()
+    assert all(judge.done for judge in workload_of(config).judged)
