@@ -202,9 +202,7 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
         Case(kind=kind, answer=in_run_file(text), words=words) for kind, text, words in RUN_FILES
     ),
     "Cluster (`mudi selftrain`)": (
-        Case(
-            kind="8 GPUs a worker where a machine has one", answer=too_many_gpus, words=("cluster.generate.gpus = 8", "1 GPUs and 4 CPUs")
-        ),
+        Case(kind="8 GPUs a worker, one a machine", answer=too_many_gpus, words=("cluster.generate.gpus = 8", "1 GPUs and 4 CPUs")),
     ),
     "Weights (any model folder)": tuple(
         Case(kind=kind, answer=raised(bad_stores.read_model, damage), words=words) for kind, damage, words in bad_stores.WEIGHTS

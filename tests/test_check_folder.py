@@ -34,7 +34,7 @@ def one_of_every_kind(parent: Path) -> tuple[Path, list[dict]]:
         lines.append(line)
     # The mask that is its photo and the photo that is another's copy are so only beside those.
     (folder / lines[-1]["file_name"]).write_bytes((folder / lines[-1]["mask_path"]).read_bytes())
-    write(folder, HEADER, entry("a", 0), entry("a", 1), entry("b", 0), *lines, "{torn", entry("c", 99))
+    write(folder, HEADER, entry("a", 0), entry("a", 1), entry("b", 0), *lines, "{torn", entry("b", 99, id="c"))
     return folder, lines
 
 
@@ -62,12 +62,10 @@ def test_every_mistake_is_named_in_one_run_and_the_good_photos_count(tmp_path):
     assert report.skipped["the same bytes as a00.png"] == ("copy.png",)
     assert {"notes.txt", "caf\udce9.png", "a\nb.png", os.path.join("inner", "c.png")} <= set(report.skipped["not listed in metadata.jsonl"])
     outcome = refusal(check, tmp_path, folder)
-    assert outcome.error == [
-        f"error: pair: {report.refused} of {report.listed} listed photos cannot be used; correct or remove their lines"
-    ]
-    assert [line.removeprefix("  refused: ") for line in outcome.out if line.startswith("  refused: ")] == list(
-        map(printable, report.mistakes)
-    )
+    closing = f"error: pair: {report.refused} of {report.listed} listed photos cannot be used; correct or remove their lines"
+    assert outcome.error == [closing]
+    printed = [line.removeprefix("  refused: ") for line in outcome.out if line.startswith("  refused: ")]
+    assert printed == list(map(printable, report.mistakes))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -90,8 +88,6 @@ def test_a_file_is_counted_once_whatever_it_is_used_for(tmp_path):
     assert report.skipped == {
         "not listed in metadata.jsonl": ("b00.png", "mask_b00.png"),
         "links to a folder, which are not followed": ("elsewhere",),
-    } or report.skipped == {
-        "the same bytes as b01.png": (),
     }
     assert report.found == counted(report)
 
@@ -136,13 +132,13 @@ def test_no_more_photos_are_in_memory_than_threads():
 
 
 def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
-    """Ten times the photos need no more than a few kilobytes each more, where a decoded one has 768 of them (3 x 256 x 1024 bytes)."""
+    """Of a photo that was looked at no more than 20 kB stay; the mask's levels alone, 512 x 256, have 131."""
     peaks = {}
-    for count in (12, 120):
+    for count in (6, 60):
         (tmp_path / str(count)).mkdir()
         folder = pair(tmp_path / str(count))
-        whole = encoded(photo(0, 1024, 256), "PNG", compress_level=1)
-        (folder / "wide_mask.png").write_bytes(encoded(mask(1024, 256), "PNG"))
+        whole = encoded(photo(0, 512, 256), "PNG", compress_level=1)
+        (folder / "wide_mask.png").write_bytes(encoded(mask(512, 256), "PNG"))
         lines = []
         for number in range(2, count):
             # Bytes after a PNG's end are not read, so the files differ and the pixels do not.
@@ -154,7 +150,7 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
         peaks[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (report.refused, report.photos) == (0, count)
-    assert peaks[120] - peaks[12] < 108 * 20_000
+    assert peaks[60] - peaks[6] < 54 * 20_000
 
 
 def test_folders_are_checked_without_torch_and_ray(tmp_path):
@@ -164,9 +160,9 @@ def test_folders_are_checked_without_torch_and_ray(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(pair(tmp_path))], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(
-        "pair: accepted\n  found 9 files = 4 used as photo + 4 as mask + 1 known by name (metadata.jsonl) + 0 skipped\n"
-    )
+    first, second, *_ = done.stdout.splitlines()
+    assert first == "pair: accepted"
+    assert second == "  found 9 files = 4 used as photo + 4 as mask + 1 known by name (metadata.jsonl) + 0 skipped"
 
 
 @pytest.mark.skipif(not BENCHMARK.is_dir(), reason=f"the published folders are not at {BENCHMARK}")
