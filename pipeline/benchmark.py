@@ -19,7 +19,7 @@ from pipeline import arms as planning
 from pipeline import journal, store
 from pipeline.arms import ResolvedArm
 from pipeline.assignments import Chosen, located, stage_settings
-from pipeline.benchmark_config import BenchmarkConfig, Refit
+from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig, Refit
 from pipeline.drawing import Progress, Workers, draw_missing
 from pipeline.failure import RunFailedError
 from pipeline.fit_job import FitJob, cost_file
@@ -31,7 +31,6 @@ Adapters = dict[tuple[str, str, int], Adapter]
 # (arm, combination, fit) -> the candidates that train its refit.
 Selected = dict[tuple[str, str, int], Chosen]
 ROUND = 0
-DRAWN_WITH = "detect_and_compare"
 
 
 def benchmark(

@@ -26,6 +26,8 @@ from pipeline.config import (
 from pipeline.run_file import load_settings
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+# The metric that scores pictures as they are drawn; all others score them afterwards.
+DRAWN_WITH = "detect_and_compare"
 # What can change between two starts of a benchmark without a drawn image being another one.
 NOT_DRAWN = ("metrics", "tables", "claims", "methods", "prompts", "training_prompts")
 

@@ -25,8 +25,8 @@ from mudi.records import Adapter, Combination, Detection, Prompt
 from mudi.retrain import RetrainSettings, retrain
 from mudi.sampling import Sampling, draw, subject_segments
 from pipeline.assignments import located
-from pipeline.benchmark import DRAWN_WITH, metric_weights
-from pipeline.benchmark_config import BenchmarkConfig
+from pipeline.benchmark import metric_weights
+from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.calibration import PNG, SCORERS_LOAD, STEP_LOAD, Rate, judge_name, scorer_names, spread
 from pipeline.config import RunConfig, Slot
 from pipeline.fit_job import device_name

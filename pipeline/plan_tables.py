@@ -11,10 +11,10 @@ from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig
 from pipeline.disk_size import Disk, adapter_bytes
 from pipeline.price import PRIOR_REDRAWS, Price, Range, fits_at_once
-from pipeline.summary import NARROWEST
 from pipeline.workload import Counts, Workload, total
 
 HEADINGS = ("fits", "steps", "examples", "UNet rows forward", "backward", "prior images", "images", "denoising steps")
+NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 

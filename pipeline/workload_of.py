@@ -9,8 +9,7 @@ from mudi.dataset import load_combination
 from mudi.records import Adapter, Combination, Subject
 from pipeline import arms as planning
 from pipeline import assignments, journal, plan
-from pipeline.benchmark import DRAWN_WITH
-from pipeline.benchmark_config import BenchmarkConfig
+from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.config import RunConfig
 from pipeline.prompt_file import evaluation_prompts
 from pipeline.run_folder import run_folder
