@@ -44,7 +44,7 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         progress = stack.enter_context(live_progress())
-        run(config, resolved, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
+        run(config, resolved, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge, sweep.draw_priors), progress)
     page = benchmark_report.write_benchmark_report(run_dir)
     benchmark_tables.print_benchmark(run_dir)
     print(f"{time.perf_counter() - began:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started")

@@ -41,7 +41,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         progress = stack.enter_context(live_progress())
-        rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
+        rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge, sweep.draw_priors), progress)
     page = report.write_report(run_dir)
     summary.print_summary(run_dir, config.score.select_by)
     summary.print_stages(run_dir)

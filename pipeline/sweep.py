@@ -14,6 +14,7 @@ from pipeline import plan
 from pipeline.cluster import WRITE_CPUS
 from pipeline.config import Cluster, Pool
 from pipeline.failure import RunFailedError
+from pipeline.prior_stages import DrawPriors, KeepPriors, PriorSettings
 from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, StageSettings, write
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
@@ -24,7 +25,7 @@ ACTOR_RESTARTS = 5
 Receipt = Callable[[str, int, dict[str, float]], None]
 
 
-def _pool(settings: StageSettings | JudgeSettings, pool: Pool) -> dict:
+def _pool(settings: StageSettings | JudgeSettings | PriorSettings, pool: Pool) -> dict:
     return {
         "fn_constructor_kwargs": {"settings": settings, "gpus": pool.gpus, "threads": max(1, int(pool.cpus))},
         "compute": ActorPoolStrategy(min_size=1, max_size=pool.actors),
@@ -60,6 +61,18 @@ def judge(rows: pa.Table, settings: JudgeSettings, cluster: Cluster, received: C
         return dataset.map_batches(Judge, batch_size=1, batch_format="pyarrow", **_pool(settings, cluster.judge))
 
     _run(chain, rows.num_rows, cluster, lambda row: received(row["chunk_id"], row["candidates"]))
+
+
+def draw_priors(rows: pa.Table, settings: PriorSettings, cluster: Cluster, received: Callable[[str, int, int], None]) -> None:
+    """Draw, cut out and store batches of class priors, one a row (recipe, folder, batch); errors as in `sweep`."""
+
+    def chain() -> ray.data.Dataset:
+        dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+        for stage, pool in ((DrawPriors, cluster.generate), (KeepPriors, cluster.detect)):
+            dataset = dataset.map_batches(stage, batch_size=1, batch_format="pyarrow", **_pool(settings, pool))
+        return dataset
+
+    _run(chain, rows.num_rows, cluster, lambda row: received(row["folder"], row["batch"], row["kept"]))
 
 
 def _run(chain: Callable[[], ray.data.Dataset], blocks: int, cluster: Cluster, received: Callable[[dict], None]) -> None:
