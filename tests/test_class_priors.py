@@ -1,5 +1,6 @@
 """The phase before a fit that needs class priors: shared by content, resumed to the same bytes, the same with and without Ray."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -101,11 +102,7 @@ def test_a_class_that_cannot_be_drawn_stops_the_run_and_is_not_tried_again(two_d
 def test_a_run_fits_on_the_shared_priors_what_a_fit_alone_would(tmp_path):
     """The adapter's bytes equal those of the method called as a library, which draws into its own work folder. With the
     priors deleted the finished run starts again without drawing any: its fits want none."""
-    priors = [
-        f'method.{key}="{VALUES[key]}"' if isinstance(VALUES[key], str) else f"method.{key}={VALUES[key]}"
-        for key in VALUES
-        if "prior" in key
-    ]
+    priors = [f"method.{key}={json.dumps(value)}" for key, value in VALUES.items() if "prior" in key]
     config, combinations, run_dir = small_run(tmp_path, "method.objective=prior_preservation", *priors, "method.prior_images=2", "rounds=0")
     rounds.selftrain(config, combinations, run_dir, PLAIN, lambda *_: None)
     made = adapters.find(assignments.adapter_folder(run_dir, "two_dogs", 0))
