@@ -47,7 +47,7 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
         peak = stack.enter_context(peak_memory())
         planned = plan_now(config, run_dir)
         progress = timed(stack.enter_context(live_progress()), planned)
-        run(config, resolved, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
+        run(config, resolved, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge, sweep.draw_priors), progress)
     page = benchmark_report.write_benchmark_report(run_dir)
     benchmark_tables.print_benchmark(run_dir)
     seconds = time.perf_counter() - began

@@ -44,7 +44,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
         peak = stack.enter_context(peak_memory())
         planned = plan_now(config, run_dir)
         progress = timed(stack.enter_context(live_progress()), planned)
-        rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge), progress)
+        rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge, sweep.draw_priors), progress)
     page = report.write_report(run_dir)
     summary.print_summary(run_dir, config.score.select_by)
     summary.print_stages(run_dir)

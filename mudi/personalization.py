@@ -16,18 +16,17 @@ from mudi.examples import Mix, personal_examples, reference_pictures
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
-from mudi.priors import NEGATIVE, PROMPT, class_priors
+from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
 from mudi.records import Adapter, Combination, Prompt, Subject
 from mudi.sampling import Sampling, draw
 
-PRIOR_STEPS, PRIOR_GUIDANCE = 50, 5.0
 OBJECTIVES = ("prior_preservation", "dco", "denoising")
 RANGES = {
-    **dict.fromkeys(("steps", "batch", "accumulation", "rank"), (int, 1, 1e7)),
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "prior_steps"), (int, 1, 1e7)),
     **dict.fromkeys(("prior_images", "mix_from_step"), (int, 0, 1e7)),
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
-    "prior_weight": (int | float, 0, 1e6),
+    **dict.fromkeys(("prior_weight", "prior_guidance_scale"), (int | float, 0, 1e6)),
 }
 
 
@@ -39,6 +38,8 @@ class Personalization:
     priors: `objective="dco"`. The two are exclusive: combined as released, a class prediction meets unrelated
     noise and the personal gradient vanishes. "denoising" is neither. `descriptive_class` False names a
     subject by its super-category, "olis dog" for "olis corgi", in captions and prompts (paper, Table 3).
+    `priors` says, by subject key, where class priors lie that were drawn before; without it they are drawn in the
+    fit's own work folder, the same pictures. It decides nothing, so it is no part of a method's equality or manifest.
     """
 
     name: ClassVar[str]
@@ -53,11 +54,14 @@ class Personalization:
     prior_images: int = 50
     prior_prompt: str = PROMPT
     prior_negative_prompt: str = NEGATIVE
+    prior_steps: int = STEPS
+    prior_guidance_scale: float = GUIDANCE
     dco_beta: float = 1000.0
     descriptive_class: bool = True
     detector: str = "miniature"
     segmenter: str = "miniature"
     sampling: Sampling = field(default_factory=Sampling)
+    priors: Mapping[str, str] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -70,6 +74,19 @@ class Personalization:
     def view(self, combination: Combination) -> Combination:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
         return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
+
+    def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
+        """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
+        if self.objective != "prior_preservation" or not self.prior_images:
+            return {}
+        return {
+            subject.key: Recipe(
+                class_noun=subject.class_noun, detection_query=subject.detection_query, backbone=backbone, precision=precision,
+                detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
+                steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
+            )
+            for subject in self.view(combination).subjects
+        }  # fmt: skip
 
     def sample(
         self, backbone: Backbone, adapter: Adapter, combination: Combination, prompt: Prompt, seeds: Sequence[int]
@@ -102,12 +119,11 @@ def personalize(
     pictures = reference_pictures(combination, backbone.resolution, masks=options.needs_masks)
     adapters.detach(backbone)
     priors = []
-    if options.objective == "prior_preservation" and options.prior_images:
-        priors = class_priors(
-            backbone, combination, count=options.prior_images, detector=options.detector, segmenter=options.segmenter,
-            steps=PRIOR_STEPS, guidance_scale=PRIOR_GUIDANCE, seed=seed, folder=work / "priors", prompt=options.prior_prompt,
-            negative_prompt=options.prior_negative_prompt,
-        )  # fmt: skip
+    if recipes := options.prior_recipes(combination, backbone.name, str(backbone.dtype).removeprefix("torch.")):
+        if options.priors is None:
+            priors = class_priors(backbone, combination, recipes, options.prior_images, work / "priors")
+        else:
+            priors = prior_pictures(combination, options.priors, options.prior_images)
     if lora is not None:
         adapters.attach(backbone.unet, lora, seed)
     if row_starts:
@@ -119,9 +135,10 @@ def personalize(
     tail = fit(backbone, examples, LOSSES[options.objective](options), settings, work=work, seed=seed, report=report)
     texts = [picture.caption for picture in pictures] + [prompt.text for prompt in combination.prompts]
     cut = {text: count for text in texts if (count := cut_tokens(backbone, text))}
+    hyperparameters = {key: value for key, value in asdict(options).items() if key != "priors"}
     trained = [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)]
     details = {
-        "seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": asdict(options),
+        "seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": hyperparameters,
         "parameters": sum(p.numel() for p in trained),
     }  # fmt: skip
     return adapters.save(

@@ -1,18 +1,23 @@
-"""Class priors: what the base model draws for each class noun, cut out by detector and SAM."""
+"""Class priors: what the base model draws for each class noun, cut out by detector and SAM, one subject a picture."""
 
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from mudi import adapters, models
-from mudi.augment import Segment
 from mudi.conditioning import encode_negative, encode_prompts
 from mudi.detect import detect
 from mudi.diffusion import decode, denoise, generators, is_valid, standard_noise
 from mudi.examples import Picture
 from mudi.models import Backbone
-from mudi.records import Combination, Subject
+from mudi.prior_folder import kept_by_batch, load_kept, store_batch
+from mudi.records import Combination
 from mudi.segment import segment
 
 PROMPT = "a photo of a {}, simple background, full body view, award winning photography, highly detailed"
@@ -20,76 +25,147 @@ NEGATIVE = "anime, cartoon, graphic, text, painting, crayon, graphite, abstract 
 THRESHOLD = 0.4
 ATTEMPTS = 10
 BATCH = 8
+STEPS, GUIDANCE = 50, 5.0
 
 
-def _draw(backbone: Backbone, prompt: str, negative_prompt: str, seeds: list[int], steps: int, guidance_scale: float) -> list[np.ndarray]:
-    positive = encode_prompts(backbone, [prompt]).rows([0] * len(seeds))
-    noise = standard_noise(backbone, generators(seeds))
-    negative = encode_negative(backbone, negative_prompt)
-    return decode(backbone, denoise(backbone, noise, positive, negative, steps=steps, guidance_scale=guidance_scale))
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides the priors of one class: what is drawn, with which weights, and who judges it.
 
-
-def _cut_out(image: np.ndarray, subject: Subject, detector, segmenter) -> Segment | None:
-    """The one subject in the picture, or None unless the detector finds exactly one."""
-    (found,) = detect(detector, [image], [[subject.detection_query]], THRESHOLD)
-    if len(found) != 1:
-        return None
-    mask = segment(segmenter, image, found[0].box_xyxy)
-    return Segment(image, mask) if mask.any() else None
-
-
-def class_priors(
-    backbone: Backbone, combination: Combination, *, count: int, detector: str, segmenter: str, steps: int,
-    guidance_scale: float, seed: int, folder: Path, prompt: str = PROMPT,
-    negative_prompt: str = NEGATIVE,
-) -> list[Picture]:  # fmt: skip
-    """`count` pictures of each subject's class by the bare backbone, each with exactly one detected subject.
-
-    `prompt` has {} for the class noun; the defaults are the released code's. The training caption is "A photo of a
-    CLASS" (also there). A picture without exactly one detection at threshold 0.4 is drawn again, up to
-    ten times `count` in all; the released code goes on silently then, this raises ValueError, because a
-    class the base model cannot draw needs another class noun. Pictures are kept in `folder` as PNG with
-    their masks, and reused from there.
+    `prompt` has {} for the class noun; the defaults are the released code's, the sampler's are stock SDXL's. The picture
+    of draw n has a seed from the prompt and n alone, so whoever has the same recipe has the same pictures. `workers`
+    says what kind of process makes them where that is known: it changes the last bits.
     """
-    judge = (models.load_detector(detector, backbone.device), models.load_segmenter(segmenter, backbone.device))
-    pictures = []
+
+    class_noun: str
+    detection_query: str
+    backbone: str
+    precision: str
+    detector: str
+    segmenter: str
+    prompt: str = PROMPT
+    negative_prompt: str = NEGATIVE
+    steps: int = STEPS
+    guidance_scale: float = GUIDANCE
+    threshold: float = THRESHOLD
+    batch: int = BATCH
+    seeds: str = "sha256 of prompt and draw"
+    workers: str = ""
+
+    @property
+    def text(self) -> str:
+        """The prompt with the class noun in it."""
+        return self.prompt.format(self.class_noun)
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the recipe's content: the name of its folder."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def needed(recipes: Mapping[str, Recipe], count: int) -> dict[Recipe, int]:
+    """How many pictures each recipe must give for `count` a subject: subjects of one class share a recipe and no picture."""
+    return {recipe: count * subjects for recipe, subjects in Counter(recipes.values()).items()}
+
+
+def most_batches(recipe: Recipe, need: int) -> int:
+    """The batches after which a class is given up: ten draws for each picture that is needed, as in the released code."""
+    return math.ceil(ATTEMPTS * need / recipe.batch)
+
+
+def next_batches(kept: Mapping[int, int], need: int, batch: int, most: int) -> list[int]:
+    """Which batches to draw now, given how many pictures each drawn one kept; none once there are enough or all are drawn.
+
+    Pictures are taken in the order of their batches, so gaps come first. Undrawn batches are expected to keep the
+    share that the drawn ones did, at least a tenth, and all at first.
+    """
+    share = max(sum(kept.values()) / (batch * len(kept)), 1 / ATTEMPTS) if kept else 1.0
+    chosen, expected = [], 0.0
+    for index in range(most):
+        if expected >= need:
+            break
+        if index not in kept:
+            chosen.append(index)
+        expected += kept.get(index, share * batch)
+    return chosen
+
+
+def draw_batch(backbone: Backbone, recipe: Recipe, index: int) -> list[np.ndarray]:
+    """The `recipe.batch` pictures (S, S, 3) of one batch by the bare backbone, always drawn together."""
     adapters.activate(backbone.unet, None)
+    seeds = [_seed(recipe, index * recipe.batch + row) for row in range(recipe.batch)]
+    positive = encode_prompts(backbone, [recipe.text]).rows([0] * len(seeds))
+    negative = encode_negative(backbone, recipe.negative_prompt)
+    noise = standard_noise(backbone, generators(seeds))
+    return decode(backbone, denoise(backbone, noise, positive, negative, steps=recipe.steps, guidance_scale=recipe.guidance_scale))
+
+
+def _seed(recipe: Recipe, draw: int) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps([recipe.text, draw]).encode()).digest()[:8], "big") >> 1
+
+
+def cut_out(image: np.ndarray, recipe: Recipe, detector, segmenter) -> tuple[np.ndarray | None, int]:
+    """The mask, bool (S, S), of the one subject in a picture, or None unless the detector finds exactly one; and how many it found."""
+    if not is_valid(image):
+        return None, 0
+    (found,) = detect(detector, [image], [[recipe.detection_query]], recipe.threshold)
+    if len(found) != 1:
+        return None, len(found)
+    mask = segment(segmenter, image, found[0].box_xyxy)
+    return (mask if mask.any() else None), 1
+
+
+def keep_batch(folder: Path, recipe: Recipe, index: int, images: list[np.ndarray], detector, segmenter, **facts) -> int:
+    """Judge and store a drawn batch; how many of its pictures are kept. The manifest counts the boxes of all."""
+    judged = [cut_out(image, recipe, detector, segmenter) for image in images]
+    noted = {"boxes": [boxes for _, boxes in judged], "recipe": asdict(recipe), **facts}
+    store_batch(folder, index, images, [mask for mask, _ in judged], noted)
+    return sum(mask is not None for mask, _ in judged)
+
+
+def require_enough(recipe: Recipe, kept: int, need: int) -> None:
+    """Raise ValueError if all draws of a class gave too few pictures; the released code goes on silently with what it has."""
+    if kept < need:
+        raise ValueError(
+            f"class noun {recipe.class_noun!r}: the base model drew exactly one {recipe.detection_query!r} in {kept} of "
+            f"{most_batches(recipe, need) * recipe.batch} pictures, {need} are needed; use a plainer class noun, "
+            "or objective: dco, which needs no priors"
+        )
+
+
+def class_priors(backbone: Backbone, combination: Combination, recipes: Mapping[str, Recipe], count: int, folder: Path) -> list[Picture]:
+    """`count` pictures of each subject's class by the bare backbone, drawn here where `folder` does not hold them yet.
+
+    `recipes` by subject key. A picture without exactly one detection is passed over, at most ten times `count` in all;
+    then ValueError, because a class that the base model cannot draw needs another class noun.
+    """
+    judge: tuple = ()
+    for recipe, need in needed(recipes, count).items():
+        place, most = folder / recipe.digest, most_batches(recipe, need)
+        kept = kept_by_batch(place, most)
+        while todo := next_batches(kept, need, recipe.batch, most):
+            if not judge:
+                judge = (models.load_detector(recipe.detector, backbone.device), models.load_segmenter(recipe.segmenter, backbone.device))
+            kept[todo[0]] = keep_batch(place, recipe, todo[0], draw_batch(backbone, recipe, todo[0]), *judge)
+        require_enough(recipe, sum(kept.values()), need)
+    return prior_pictures(combination, {key: folder / recipe.digest for key, recipe in recipes.items()}, count)
+
+
+def prior_pictures(combination: Combination, folders: Mapping[str, Path], count: int) -> list[Picture]:
+    """`count` stored priors of each subject as training pictures; `folders` by subject key, each of one recipe.
+
+    Subjects that share a folder take turns of `count` in the order drawn. The caption is "A photo of a CLASS"
+    (released code). ValueError if a folder does not hold enough.
+    """
+    pictures = []
     for owner, subject in enumerate(combination.subjects):
-        found = 0
-        for start in range(0, ATTEMPTS * count, BATCH):
-            if found == count:
-                break
-            seeds = [seed + owner * 1_000_003 + start + i for i in range(BATCH)]
-            stored = folder / subject.key / f"{start:05d}.png"
-            images = _stored_batch(stored) or _draw(
-                backbone, prompt.format(subject.class_noun), negative_prompt, seeds, steps, guidance_scale
-            )
-            _store_batch(stored, images)
-            for row, image in enumerate(images):
-                cut = _cut_out(image, subject, *judge) if found < count and is_valid(image) else None
-                if cut is not None:
-                    found += 1
-                    caption = f"A photo of a {subject.class_noun}"
-                    pictures.append(Picture(image, cut, caption, subject.class_noun, owner, f"prior-{owner}-{start + row}"))
-        if found < count:
-            raise ValueError(
-                f"class noun {subject.class_noun!r} of subject {subject.key!r}: the base model drew exactly one "
-                f"{subject.detection_query!r} in {found} of {ATTEMPTS * count} pictures, {count} are needed; use a plainer class "
-                "noun, or objective: dco, which needs no priors"
-            )
+        place = Path(folders[subject.key])
+        before = sum(Path(folders[other.key]) == place for other in combination.subjects[:owner])
+        segments = load_kept(place, (before + 1) * count)[before * count :]
+        if len(segments) < count:
+            raise ValueError(f"{place}: holds {len(segments)} of {count} class priors of {subject.phrase!r}; start the same command again")
+        caption = f"A photo of a {subject.class_noun}"
+        pictures += [
+            Picture(cut.image, cut, caption, subject.class_noun, owner, f"prior-{owner}-{row}") for row, cut in enumerate(segments)
+        ]
     return pictures
-
-
-def _store_batch(path: Path, images: list[np.ndarray]) -> None:
-    """One PNG with the batch side by side: a prior is cheap to find again and easy to look at."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(images, 1)).save(path.with_suffix(".part"), format="PNG")
-        path.with_suffix(".part").rename(path)
-
-
-def _stored_batch(path: Path) -> list[np.ndarray] | None:
-    if not path.exists():
-        return None
-    strip = np.asarray(Image.open(path).convert("RGB"))
-    return list(strip.reshape(strip.shape[0], BATCH, strip.shape[0], 3).transpose(1, 0, 2, 3))

@@ -84,7 +84,7 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(METHODS)}")
     method = METHODS[name]
     known = {field.name for field in dataclasses.fields(method)}
-    settable = sorted(known - {"sampling", "detector", "segmenter"})
+    settable = sorted(known - {"sampling", "detector", "segmenter", "priors"})
     for key in hyperparameters:
         if key not in settable:
             close = difflib.get_close_matches(key, settable, n=1)

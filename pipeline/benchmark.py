@@ -1,4 +1,4 @@
-"""The benchmark: FIT -> POOL -> REFIT -> DRAW -> JUDGE over arms x combinations x fits, resumable at every arrow.
+"""The benchmark: PRIORS -> FIT -> POOL -> REFIT -> DRAW -> JUDGE over arms x combinations x fits, resumable at every arrow.
 
 Each phase looks at what lies in the run folder and does only what is missing. A metric added to the file of a
 finished run changes nothing up to DRAW, so only JUDGE has work.
@@ -20,6 +20,7 @@ from pipeline import journal, store
 from pipeline.arms import ResolvedArm
 from pipeline.assignments import Chosen, located, stage_settings
 from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig, Refit
+from pipeline.class_priors import with_priors
 from pipeline.drawing import Progress, Workers, draw_missing
 from pipeline.failure import RunFailedError
 from pipeline.fit_job import FitJob, cost_file
@@ -38,7 +39,8 @@ def benchmark(
 ) -> None:
     """Run everything that `config` asks for and that is not in the opened `run_dir` yet; RunFailedError if too much is missing."""
     samplings = {label: arm.options.sampling for label, arm in arms.items()}
-    _fit("fit", planning.first_fits(config, run_dir, arms, combinations), config, workers, progress)
+    jobs = with_priors(planning.first_fits(config, run_dir, arms, combinations), config.cluster, run_dir, workers, progress)
+    _fit("fit", jobs, config, workers, progress)
     starts = _stored(config, run_dir, {label: arm for label, arm in arms.items() if not arm.refit}, arms, combinations)
     if any(arm.refit for arm in arms.values()):
         pool, chunks = planning.pool_dir(run_dir), planning.pool_chunks(config, arms, combinations, starts)

@@ -14,11 +14,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Workers:
-    """The heavy work, passed in so that its callers know no Ray: `sweep.sweep`, `training.fit_all` and `sweep.judge`, or `plain.PLAIN`."""
+    """The heavy work, passed in so that its callers know no Ray: `sweep.sweep`, `training.fit_all`, `sweep.judge` and
+    `sweep.draw_priors`, or `plain.PLAIN`."""
 
     sweep: Callable
     fit_all: Callable
     judge: Callable
+    priors: Callable
 
 
 def draw_missing(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from mudi import adapters
 from pipeline import plan
+from pipeline.drawing import Workers
 from pipeline.fit_job import run_job
-from pipeline.rounds import Workers
+from pipeline.prior_stages import DrawPriors, KeepPriors
 from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, write
 
 
@@ -38,4 +39,14 @@ def judge(rows, settings, cluster, received):
         received(receipt["chunk_id"], receipt["candidates"])
 
 
-PLAIN = Workers(sweep, fit_all, judge)
+def draw_priors(rows, settings, cluster, received):
+    stages = (DrawPriors(settings, 0, 1), KeepPriors(settings, 0, 1))
+    for i in range(rows.num_rows):
+        row = rows.slice(i, 1)
+        for stage in stages:
+            row = stage(row)
+        (receipt,) = row.to_pylist()
+        received(receipt["folder"], receipt["batch"], receipt["kept"])
+
+
+PLAIN = Workers(sweep, fit_all, judge, draw_priors)

@@ -1,4 +1,4 @@
-"""Self-training: FIT once, then per round PLAN -> SWEEP -> SELECT -> FIT -> PUBLISH, resumable at every arrow.
+"""Self-training: PRIORS and FIT once, then per round PLAN -> SWEEP -> SELECT -> FIT -> PUBLISH, resumable at every arrow.
 
 The one backward arrow of the project is in `selftrain`: the adapters that a round's selected candidates
 train are what the next round draws with. Every phase looks at what lies in the run folder and does only
@@ -12,6 +12,7 @@ from mudi.records import Adapter, Combination
 from mudi.selection import select_top
 from pipeline import assignments, journal, plan, store
 from pipeline.assignments import Kept
+from pipeline.class_priors import with_priors
 from pipeline.config import RunConfig
 from pipeline.drawing import Progress, Workers, draw_missing
 from pipeline.fit_job import FitJob
@@ -77,7 +78,8 @@ def selftrain(config: RunConfig, combinations: list[Combination], run_dir: Path,
     the next round; the table shows that it kept none. Raises RunFailedError where too much is missing.
     """
     began = time.perf_counter()
-    adapters = _fit("fit", assignments.first_fits(config, run_dir, combinations), config, workers, progress)
+    jobs = with_priors(assignments.first_fits(config, run_dir, combinations), config.cluster, run_dir, workers, progress)
+    adapters = _fit("fit", jobs, config, workers, progress)
     fit_seconds = time.perf_counter() - began
     for round in range(config.rounds + 1):
         kept = _draw_and_select(config, combinations, run_dir, adapters, fit_seconds, workers, progress, round)

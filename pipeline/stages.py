@@ -50,23 +50,23 @@ class JudgeSettings:
     combinations: dict[str, Combination]
 
 
-def _device(gpus: float) -> str:
+def device_of(gpus: float) -> str:
     return "cuda" if gpus else "cpu"
 
 
-def _fix_threads(threads: int) -> None:
+def fix_threads(threads: int) -> None:
     """Sums are split by the number of threads, and the bits of an image must not depend on the node."""
     import torch
 
     torch.set_num_threads(threads)
 
 
-def _only_row(table: pa.Table) -> dict:
+def only_row(table: pa.Table) -> dict:
     (row,) = table.to_pylist()
     return row
 
 
-def _with(table: pa.Table, **columns: tuple[pa.DataType, object]) -> pa.Table:
+def with_columns(table: pa.Table, **columns: tuple[pa.DataType, object]) -> pa.Table:
     for name, (kind, value) in columns.items():
         table = table.append_column(pa.field(name, kind), pa.array([value], kind))
     return table
@@ -80,9 +80,9 @@ class Generate:
 
         from mudi import models
 
-        _fix_threads(threads)
+        fix_threads(threads)
         self.settings = settings
-        self.backbone = models.load(settings.models["backbone"], _device(gpus), getattr(torch, settings.precision))
+        self.backbone = models.load(settings.models["backbone"], device_of(gpus), getattr(torch, settings.precision))
         self.loaded: str | None = None
         self.segments: dict[str, Segments] = {}
 
@@ -92,7 +92,7 @@ class Generate:
         from mudi.sampling import draw, subject_segments
         from pipeline.fit_job import device_name
 
-        chunk = plan.from_row(_only_row(table))
+        chunk = plan.from_row(only_row(table))
         combination = self.settings.combinations[chunk.combination]
         if chunk.adapter_sha256 != self.loaded:
             adapters.put_on(self.backbone, _adapter(chunk))
@@ -103,7 +103,7 @@ class Generate:
         began = time.perf_counter()
         prompt = Prompt(prompt_id=chunk.prompt_id, text=chunk.prompt)
         images = draw(self.backbone, combination, prompt, chunk.seeds, sampling, self.segments.get(chunk.combination, []))
-        return _with(
+        return with_columns(
             table,
             images=(IMAGES.type, [image.tobytes() for image in images]),
             valid=(pa.list_(pa.bool_()), [is_valid(image) for image in images]),
@@ -122,7 +122,7 @@ def _adapter(chunk: plan.Chunk) -> Adapter:
     )  # fmt: skip
 
 
-def _images(row: dict) -> list[np.ndarray]:
+def images_of(row: dict) -> list[np.ndarray]:
     shape = (row["side"], row["side"], 3)
     return [np.frombuffer(data, np.uint8).reshape(shape) for data in row["images"]]
 
@@ -133,22 +133,22 @@ class Detect:
     def __init__(self, settings: StageSettings, gpus: float, threads: int) -> None:
         from mudi import models
 
-        _fix_threads(threads)
+        fix_threads(threads)
         self.settings = settings
-        self.detector = models.load_detector(settings.models["detector"], _device(gpus))
+        self.detector = models.load_detector(settings.models["detector"], device_of(gpus))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from mudi.detect import detect
 
-        row, began = _only_row(table), time.perf_counter()
+        row, began = only_row(table), time.perf_counter()
         combination = self.settings.combinations[row["combination"]]
         queries = [subject.detection_query for subject in combination.subjects]
-        images = _images(row)
+        images = images_of(row)
         valid = [image for image, good in zip(images, row["valid"], strict=True) if good]
         answers = iter(detect(self.detector, valid, [queries] * len(valid), self.settings.threshold))
         found = [next(answers) if good else () for good in row["valid"]]
         listed = [[asdict(detection) for detection in of_image] for of_image in found]
-        return _with(table, detections=(pa.string(), json.dumps(listed)), detect=(pa.float64(), time.perf_counter() - began))
+        return with_columns(table, detections=(pa.string(), json.dumps(listed)), detect=(pa.float64(), time.perf_counter() - began))
 
 
 class Compare:
@@ -158,18 +158,18 @@ class Compare:
         from mudi import models
         from mudi.metrics import detect_and_compare as metric
 
-        _fix_threads(threads)
+        fix_threads(threads)
         self.settings = settings
-        embedders = [models.load_embedder(kind, name, _device(gpus)) for kind, name in settings.models["embedders"].items()]
+        embedders = [models.load_embedder(kind, name, device_of(gpus)) for kind, name in settings.models["embedders"].items()]
         self.compare = metric.Compare(embedders, f"owlv2 {settings.models['detector']} > {settings.threshold}")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        row, began = _only_row(table), time.perf_counter()
-        valid = [(image, found) for image, found, good in zip(_images(row), _detections(row), row["valid"], strict=True) if good]
+        row, began = only_row(table), time.perf_counter()
+        valid = [(image, found) for image, found, good in zip(images_of(row), _detections(row), row["valid"], strict=True) if good]
         combination = self.settings.combinations[row["combination"]]
         scores = iter(self.compare([image for image, _ in valid], [found for _, found in valid], combination))
         listed = [[asdict(score) for score in next(scores)] if good else [] for good in row["valid"]]
-        return _with(table, scores=(pa.string(), json.dumps(listed)), compare=(pa.float64(), time.perf_counter() - began))
+        return with_columns(table, scores=(pa.string(), json.dumps(listed)), compare=(pa.float64(), time.perf_counter() - began))
 
 
 def _detections(row: dict) -> list[tuple[Detection, ...]]:
@@ -181,11 +181,11 @@ def _detections(row: dict) -> list[tuple[Detection, ...]]:
 
 def write(table: pa.Table, run_dir: str) -> pa.Table:
     """Stores a scored chunk and returns a receipt: chunk_id, candidates, and the seconds that each stage took."""
-    row = _only_row(table)
+    row = only_row(table)
     chunk = plan.from_row(row)
     seconds = row["generate"] / len(chunk.keys)
     scored = []
-    rows = zip(chunk.keys, chunk.seeds, _images(row), row["valid"], _detections(row), json.loads(row["scores"]), strict=True)
+    rows = zip(chunk.keys, chunk.seeds, images_of(row), row["valid"], _detections(row), json.loads(row["scores"]), strict=True)
     for key, seed, image, valid, found, scores in rows:
         candidate = Candidate(
             key=key, prompt=chunk.prompt, seed=seed, image=image if valid else None, status="ok" if valid else "invalid",
@@ -203,12 +203,12 @@ class Judge:
     def __init__(self, settings: JudgeSettings, gpus: float, threads: int) -> None:
         from mudi.metrics import METRICS
 
-        _fix_threads(threads)
+        fix_threads(threads)
         self.settings = settings
-        self.metrics = {name: METRICS[name](device=_device(gpus), **weights) for name, weights in settings.metrics.items()}
+        self.metrics = {name: METRICS[name](device=device_of(gpus), **weights) for name, weights in settings.metrics.items()}
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        row, began = _only_row(table), time.time()
+        row, began = only_row(table), time.time()
         run_dir = Path(self.settings.run_dir)
         pictures = [(r, png) for r, png in store.read_chunk(run_dir, row["round"], row["chunk_id"]) if png is not None]
         images = [np.asarray(Image.open(io.BytesIO(png))) for _, png in pictures]

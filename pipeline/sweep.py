@@ -17,6 +17,7 @@ from pipeline.cluster import WRITE_CPUS
 from pipeline.config import Cluster, Pool
 from pipeline.failure import RunFailedError
 from pipeline.prepare_masks import LABEL, MadeMask, MaskJob, MaskSettings, Progress, batches
+from pipeline.prior_stages import DrawPriors, KeepPriors, PriorSettings
 from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, Mask, StageSettings, write
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
@@ -27,7 +28,7 @@ ACTOR_RESTARTS = 5
 Receipt = Callable[[str, int, dict[str, float]], None]
 
 
-def _pool(settings: StageSettings | JudgeSettings | MaskSettings, pool: Pool) -> dict:
+def _pool(settings: StageSettings | JudgeSettings | MaskSettings | PriorSettings, pool: Pool) -> dict:
     return {
         "fn_constructor_kwargs": {"settings": settings, "gpus": pool.gpus, "threads": max(1, int(pool.cpus))},
         "compute": ActorPoolStrategy(min_size=1, max_size=pool.actors),
@@ -86,6 +87,18 @@ def mask_all(settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress
 
     _run(chain, len(rows), cluster, received)
     return [mask for index in range(len(parts)) for mask in made[index]]
+
+
+def draw_priors(rows: pa.Table, settings: PriorSettings, cluster: Cluster, received: Callable[[str, int, int], None]) -> None:
+    """Draw, cut out and store batches of class priors, one a row (recipe, folder, batch); errors as in `sweep`."""
+
+    def chain() -> ray.data.Dataset:
+        dataset = ray.data.from_arrow([rows.slice(i, 1) for i in range(rows.num_rows)])
+        for stage, pool in ((DrawPriors, cluster.generate), (KeepPriors, cluster.detect)):
+            dataset = dataset.map_batches(stage, batch_size=1, batch_format="pyarrow", **_pool(settings, pool))
+        return dataset
+
+    _run(chain, rows.num_rows, cluster, lambda row: received(row["folder"], row["batch"], row["kept"]))
 
 
 def _run(chain: Callable[[], ray.data.Dataset], blocks: int, cluster: Cluster, received: Callable[[dict], None]) -> None:

@@ -110,7 +110,7 @@ def test_a_finished_run_is_not_done_again(undisturbed, tmp_path):
     def found(jobs, slot, progress):
         return [adapters.find(Path(job.out_dir)) for job in jobs]
 
-    rounds.selftrain(config, combinations, run_dir, Workers(must_not_run, found, must_not_run), lambda *_: None)
+    rounds.selftrain(config, combinations, run_dir, Workers(must_not_run, found, must_not_run, must_not_run), lambda *_: None)
     assert all(ours.equals(theirs) for ours, theirs in zip(table(run_dir), table(undisturbed), strict=True))
 
 
