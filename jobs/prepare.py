@@ -1,9 +1,11 @@
 """`mudi prepare NAME=FOLDER ... --out FOLDER`: photos become a combination with masks, captions and a contact sheet.
 
 mudi prepare corgi=photos/corgi chow_chow=photos/chow --out my_pair --detector weights/owlv2 --segmenter weights/sam_vit_h
+mudi prepare corgi=photos/corgi chow=photos/chow --out my_pair --words endpoint:gpt-5-mini     # a model writes class and captions
 mudi prepare --out my_pair                  # again, after an edit of my_pair/subjects.yaml or of a mask
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +24,14 @@ Out = Annotated[Path, typer.Option(help="The folder to make, or one made before 
 Detector = Annotated[str | None, typer.Option(help="OWLv2 weights: a folder, hub id@revision, or miniature for rendered animals.")]
 Segmenter = Annotated[str | None, typer.Option(help="Segment-anything weights: a folder, hub id@revision, or miniature.")]
 Threshold = Annotated[float | None, typer.Option(help="Least confidence of a detected box; 0.2 as in MuDI.", min=0.01, max=1.0)]
-Backbone = Annotated[str | None, typer.Option(help="The model to be adapted: are identifiers single tokens to it, do captions fit?")]
+Backbone = Annotated[str | None, typer.Option(help="The model to be adapted, whose tokens identifiers must be; SDXL's by default.")]
+Words = Annotated[
+    str,
+    typer.Option(
+        help="Who writes class, captions, prompts, layouts: templates; endpoint:MODEL or endpoint:VISION_MODEL,LANGUAGE_MODEL, at the "
+        "address in MUDI_WORDS_ADDRESS with the key in MUDI_WORDS_KEY; or weights of a vision-language model, a folder or hub id@revision."
+    ),
+]
 Address = Annotated[str | None, typer.Option(help=f"Ray: local or auto. Without it a plain loop up to {MANY} photos, then local.")]
 Gpus = Annotated[float, typer.Option(help="GPUs of one worker; 0 is the CPU.", min=0.0)]
 Workers = Annotated[int, typer.Option(help="The most Ray workers at once.", min=1)]
@@ -30,21 +39,19 @@ Workers = Annotated[int, typer.Option(help="The most Ray workers at once.", min=
 
 def prepare(
     out: Out, sources: Sources = None, detector: Detector = None, segmenter: Segmenter = None, threshold: Threshold = None,
-    backbone: Backbone = None, address: Address = None, gpus: Gpus = 0.0, workers: Workers = 2,
+    backbone: Backbone = None, words: Words = "templates", address: Address = None, gpus: Gpus = 0.0, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Copy photos, cut their subjects out, write captions, and show it all on a contact sheet to be corrected."""
     from pipeline.failure import RunFailedError
     from pipeline.prepare import known_settings
     from pipeline.prepare import prepare as run
     from pipeline.prepare_text import print_prepared
-    from pipeline.prepare_words import check_tokens
 
     settings = known_settings(out, detector, segmenter, threshold)
     with live_progress() as progress:
-        prepared = run(
-            _folders(sources or []), out, chosen_writer(backbone), _masker(settings, address, gpus, workers), settings, progress
-        )  # fmt: skip
-    print_prepared(prepared, check_tokens(prepared.file, backbone) if backbone else [])
+        masker = _masker(settings, address, gpus, workers)
+        prepared = run(_folders(sources or []), out, chosen_writer(words, gpus), masker, settings, progress, backbone)
+    print_prepared(prepared)
     if prepared.bare:
         raise RunFailedError(
             f"{out}: no photo of {', '.join(prepared.bare)} has a mask yet; give a box in {out / 'subjects.yaml'} and start "
@@ -52,11 +59,22 @@ def prepare(
         )
 
 
-def chosen_writer(backbone: str | None):
-    """Who writes classes, captions, prompts and layouts."""
-    from pipeline.wording import templates_writer
+def chosen_writer(words: str, gpus: float):
+    """Who writes classes, captions, prompts and layouts. Photos leave this machine only where an endpoint is asked for by name."""
+    from pipeline.wording import endpoint_writer, local_writer_of, templates_writer
 
-    return templates_writer()
+    if words == "templates":
+        return templates_writer()
+    kind, colon, names = words.partition(":")
+    if kind != "endpoint":
+        return local_writer_of(words, "cuda" if gpus else "cpu")
+    vision_model, *language_model = (name.strip() for name in names.split(","))
+    if not colon or not vision_model or len(language_model) > 1:
+        raise ValueError(f"--words {words}: expected endpoint:MODEL or endpoint:VISION_MODEL,LANGUAGE_MODEL")
+    address = os.environ.get("MUDI_WORDS_ADDRESS")
+    if not address:
+        raise ValueError(f"--words {words}: MUDI_WORDS_ADDRESS is not set; give the endpoint's address, such as https://host/v1")
+    return endpoint_writer(address, os.environ.get("MUDI_WORDS_KEY"), vision_model, *language_model)
 
 
 def _folders(sources: list[str]) -> dict[str, Path]:

@@ -13,25 +13,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
+from mudi.layout import preview
 from mudi.masking import THRESHOLD
 from mudi.photos import read_image
+from mudi.records import Combination, Reference, Subject
 from pipeline import subjects_file
 from pipeline.contact_sheet import PAGE, PICTURE, write_sheets
 from pipeline.prepare_masks import Masker, MaskSettings, Progress
 from pipeline.prepare_photos import PreparedPhoto, prepared_photos
 from pipeline.prepare_record import FILE_NAME, PhotoRecord, Record, SkippedRecord, read_record, record_bytes
 from pipeline.prepare_sources import Photo, Scan, copy_mask, copy_photo, file_sha256, scan, shown
-from pipeline.prepare_words import check_hints, check_words, photos_of, rename_in_captions, shown_phrases, write_words
+from pipeline.prepare_words import check_hints, check_tokens, check_words, photos_of, rename_in_captions, shown_phrases, write_words
 from pipeline.subjects_file import SubjectsFile, read_subjects, write_subjects
 from pipeline.wording import Writer
 
 METADATA = "metadata.jsonl"
+PREVIEW = "layouts.png"
+PREVIEW_SIDE = 384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What a preparation left. scan: what the source folders held, None where none were given; renewed: how many masks
-    the models were asked for; removed: photos that were taken out of subjects.yaml."""
+    the models were asked for; removed: photos that were taken out of subjects.yaml; notes: further things to look at."""
 
     out: Path
     file: SubjectsFile
@@ -40,6 +46,7 @@ class Prepared:
     skipped: tuple[SkippedRecord, ...]
     renewed: int
     removed: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def bare(self) -> list[str]:
@@ -49,13 +56,15 @@ class Prepared:
 
 
 def prepare(
-    sources: Mapping[str, Path], out: Path, writer: Writer, masker: Masker, settings: MaskSettings, progress: Progress
+    sources: Mapping[str, Path], out: Path, writer: Writer, masker: Masker, settings: MaskSettings, progress: Progress,
+    backbone: str | None = None,
 ) -> Prepared:  # fmt: skip
     """Make the folder `out` from `sources` (subject key -> folder), or make it anew from its own subjects.yaml and new photos.
 
     `masker` is asked only for photos whose mask is missing or was made from something else. ValueError, before
     anything is written, if a source or an edit cannot be used, if a subject has no usable photo, or if `out`
-    exists and was not made here. A photo without a mask gets no line in metadata.jsonl.
+    exists and was not made here. A photo without a mask gets no line in metadata.jsonl. Identifiers are rare single tokens of
+    `backbone`, by default of SDXL.
     """
     out = Path(os.path.abspath(out))
     before = read_record(out)
@@ -69,6 +78,7 @@ def prepare(
         words = write_words(edited, new, writer, progress)
         here = {path.name: path for folder in (out, staged) if folder.is_dir() for path in folder.iterdir() if path.is_file()}
         check_words(words, out / subjects_file.FILE_NAME, here)
+        notes = check_tokens(words, out / subjects_file.FILE_NAME, backbone)
         for key, name, photo in photos_of(words):
             records.setdefault(name, PhotoRecord(source=shown(name), source_sha256=file_sha256(here[name])))
             if photo.box is not None or photo.points:
@@ -89,9 +99,10 @@ def prepare(
         (staged / METADATA).write_text(_metadata(words, photos), encoding="utf-8")
         removed = tuple(sorted(set(record.photos) - {photo.name for photo in photos}))
         prepared = Prepared(
-            out=out, file=words, photos=photos, scan=found, skipped=record.skipped, renewed=renewed, removed=removed
+            out=out, file=words, photos=photos, scan=found, skipped=record.skipped, renewed=renewed, removed=removed, notes=tuple(notes),
         )  # fmt: skip
         write_sheets(staged, out.name, words, photos, record.skipped, removed)
+        stale += _preview(prepared, staged)
         _put_in_place(staged, out, [name for name in stale if name not in {photo.mask_name for photo in photos}])
     return prepared
 
@@ -174,8 +185,30 @@ def _skipped(found: Scan | None, before: Record | None) -> tuple[SkippedRecord, 
     return (*earlier, *(SkippedRecord(**vars(row)) for row in (found.skipped if found else ())))
 
 
+def _preview(prepared: Prepared, staged: Path) -> list[str]:
+    """Stores a picture of the layouts, or names it as stale where there are none or a subject has no mask to show."""
+    if not prepared.file.layouts or prepared.bare:
+        return [PREVIEW] if (prepared.out / PREVIEW).exists() else []
+    Image.fromarray(preview(_combination(prepared), PREVIEW_SIDE)).save(staged / PREVIEW)
+    return []
+
+
+def _combination(prepared: Prepared) -> Combination:
+    """The photos that have a mask, where they are now, with the layouts."""
+    subjects = []
+    for key, entry in prepared.file.subjects.items():
+        own = [photo for photo in prepared.photos if photo.subject == key and photo.mask is not None]
+        references = tuple(Reference(image_path=photo.path, mask_path=photo.mask, caption=photo.caption) for photo in own)
+        subjects.append(
+            Subject(key=key, identifier=entry.identifier, class_noun=entry.class_noun, detection_query=entry.query, references=references)
+        )
+    return Combination(key=prepared.out.name, subjects=tuple(subjects), layouts=prepared.file.layouts)
+
+
 def _metadata(file: SubjectsFile, photos: tuple[PreparedPhoto, ...]) -> str:
     header = {"id": dict(shown_phrases(file)), "query": {key: entry.query for key, entry in file.subjects.items()}}
+    if file.layouts:
+        header["layouts"] = [{key: list(layout[key]) for key in file.subjects} for layout in file.layouts]
     lines = [
         {"id": photo.subject, "file_name": photo.name, "mask_path": photo.mask_name, "text": photo.caption}
         for photo in photos
@@ -193,7 +226,7 @@ def _put_in_place(staged: Path, out: Path, stale: list[str]) -> None:
     if not (out / FILE_NAME).exists():
         staged.rename(out)
         return
-    ranks = {subjects_file.FILE_NAME: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5}
+    ranks = {subjects_file.FILE_NAME: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5, PREVIEW: 5}
     files = [(3 if path.name.startswith("mask_") else ranks.get(path.name, 0), path) for path in sorted(staged.iterdir())]
     for name in stale:
         (out / name).unlink(missing_ok=True)

@@ -1,20 +1,19 @@
 """What a preparation did, in lines for the terminal: counts that add up, skipped files with reasons, what needs a look."""
 
-from collections.abc import Sequence
-
 from pipeline.contact_sheet import PAGE
 from pipeline.prepare import Prepared
 from pipeline.subjects_file import FILE_NAME
 
 
-def print_prepared(prepared: Prepared, notes: Sequence[str] = ()) -> None:
-    """Prints the summary; `notes` are further things to look at, one sentence each."""
-    for line in summary(prepared, notes):
+def print_prepared(prepared: Prepared) -> None:
+    """Prints the summary."""
+    for line in summary(prepared):
         print(line)
 
 
-def summary(prepared: Prepared, notes: Sequence[str] = ()) -> list[str]:
-    photos, scan = prepared.photos, prepared.scan
+def summary(prepared: Prepared) -> list[str]:
+    """Counts that add up, what was skipped and why, what needs a look, and where everything lies."""
+    photos, scan, notes = prepared.photos, prepared.scan, prepared.notes
     lines = []
     for key, found in scan.found.items() if scan else ():
         own = [photo for photo in scan.photos if photo.subject == key]

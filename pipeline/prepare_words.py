@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mudi.dataset import DETECTION_QUERIES
+from mudi.identifiers import IDENTIFIERS, check_identifier
 from mudi.photos import read_image
 from pipeline.prepare_masks import Progress
 from pipeline.subjects_file import PhotoEntry, SubjectEntry, SubjectsFile
 from pipeline.wording import Writer
 
-# Words that are one token of SDXL's tokenizers and that hardly any caption holds; the first five are MuDI's.
-IDENTIFIERS = ("olis", "hta", "ult", "amg", "lun", "pll", "ucc", "oxi", "phol", "kwa", "trx", "mts")
 LOOKED_AT = 4
+SDXL_TOKENS = 77
 PROMPTS = 10
 LAYOUTS = 4
 
@@ -103,24 +103,36 @@ def check_hints(where: str, photo: PhotoEntry, size: tuple[int, int]) -> None:
             raise ValueError(f"{where}.points: [{x:g}, {y:g}] lies outside the photo of {width}x{height} pixels")
 
 
-def check_tokens(file: SubjectsFile, backbone: str) -> list[str]:
-    """What the tokenizer of `backbone` makes of the words, one sentence for each that it splits or cuts off."""
+def check_tokens(file: SubjectsFile, path: Path, backbone: str | None) -> list[str]:
+    """One sentence for each caption that the text encoders of `backbone` cut off. ValueError for an identifier of `path`
+    that is not one rare token to both; without a `backbone`, to SDXL's.
+    """
+    tokenizers, context = _tokenizers(backbone)
+    notes = []
+    for key, entry in file.subjects.items():
+        try:
+            check_identifier(entry.identifier, tokenizers)
+        except ValueError as error:
+            raise ValueError(f"{path}: subjects.{key}.identifier: {error}") from error
+        for name, photo in entry.photos.items():
+            if (length := max(len(tokenizer(photo.caption).input_ids) for tokenizer in tokenizers)) > context:
+                notes.append(f"{name}: the caption is {length} tokens long and {context} are read; shorten it")
+    return notes
+
+
+def _tokenizers(backbone: str | None) -> tuple[list, int]:
+    """The tokenizers that prompts go through, and how many tokens are read. SDXL's two have one vocabulary."""
+    if backbone is None:
+        from mudi.clip_vocabulary import clip_tokenizer
+
+        return [clip_tokenizer()], SDXL_TOKENS
     from transformers import CLIPTokenizer
 
     from mudi.models import find_folder
 
     folder = find_folder(backbone)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     context = json.loads((folder / "text_encoder" / "config.json").read_bytes())["max_position_embeddings"]
-    notes = []
-    for key, entry in file.subjects.items():
-        pieces = len(tokenizer(entry.identifier, add_special_tokens=False).input_ids)
-        if pieces != 1:
-            notes.append(f"{key}: the identifier {entry.identifier!r} is {pieces} tokens; one that is a single token binds better")
-        for name, photo in entry.photos.items():
-            if (length := len(tokenizer(photo.caption).input_ids)) > context:
-                notes.append(f"{name}: the caption is {length} tokens long and {context} are read; shorten it")
-    return notes
+    return [CLIPTokenizer.from_pretrained(folder / part, local_files_only=True) for part in ("tokenizer", "tokenizer_2")], context
 
 
 def _new_subject(key: str, photos: Mapping[str, Path], writer: Writer, others: Mapping[str, SubjectEntry]) -> SubjectEntry:

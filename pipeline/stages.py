@@ -20,7 +20,6 @@ from PIL import Image
 
 from mudi.records import Adapter, Candidate, Combination, Detection, Prompt, Score, ScoredCandidate
 from pipeline import plan, store
-from pipeline.prepare_masks import MaskJob, MaskSettings, make_masks
 
 if TYPE_CHECKING:
     from mudi.sampling import Sampling, Segments
@@ -223,23 +222,3 @@ class Judge:
         combination = self.settings.combinations[first["combination"]]
         (prompt,) = [p for p in combination.prompts if p.prompt_id == first["prompt_id"]]
         return self.metrics[metric](images, prompt, combination)
-
-
-class Mask:
-    """Cuts the subjects out of a batch of a user's photos. A row holds the batch's number and its jobs as JSON."""
-
-    def __init__(self, settings: MaskSettings, gpus: float, threads: int) -> None:
-        from mudi import models
-
-        _fix_threads(threads)
-        self.settings = settings
-        self.detector = models.load_detector(settings.detector, _device(gpus))
-        self.segmenter = models.load_segmenter(settings.segmenter, _device(gpus))
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        row = _only_row(table)
-        jobs = [MaskJob(**job) for job in json.loads(row["jobs"])]
-        made = make_masks(self.detector, self.segmenter, jobs, self.settings.threshold)
-        said = json.dumps([{"boxes": mask.boxes, "doubts": mask.doubts} for mask in made])
-        pngs = pa.array([[mask.png for mask in made]], IMAGES.type)
-        return pa.table({"batch": [row["batch"]], "said": [said], "pngs": pngs})

@@ -16,9 +16,10 @@ from pipeline import plan
 from pipeline.cluster import WRITE_CPUS
 from pipeline.config import Cluster, Pool
 from pipeline.failure import RunFailedError
+from pipeline.mask_stage import Mask
 from pipeline.prepare_masks import LABEL, MadeMask, MaskJob, MaskSettings, Progress, batches
 from pipeline.prior_stages import DrawPriors, KeepPriors, PriorSettings
-from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, Mask, StageSettings, write
+from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSettings, StageSettings, write
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
