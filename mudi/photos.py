@@ -21,6 +21,7 @@ from mudi.file_kinds import HEAD, recognise
 
 # Pillow's reader by a file's first bytes. `Image.open` would try 43 formats, and warns of large files on stderr.
 READERS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile, b"RIFF": WebPImageFile}
+FORMATS = ("JPEG", "PNG", "WEBP")
 LARGEST_PHOTO = 40_000_000  # pixels
 SMALLEST_SIDE = 16
 LARGEST_ASPECT = 10

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mudi.dataset import file_sha256
 from mudi.layout import preview
 from mudi.masking import THRESHOLD
 from mudi.photos import read_image
@@ -24,7 +25,7 @@ from pipeline.contact_sheet import PAGE, PICTURE, write_sheets
 from pipeline.prepare_masks import Masker, MaskSettings, Progress
 from pipeline.prepare_photos import PreparedPhoto, prepared_photos
 from pipeline.prepare_record import FILE_NAME, PhotoRecord, Record, SkippedRecord, read_record, record_bytes
-from pipeline.prepare_sources import Photo, Scan, copy_mask, copy_photo, file_sha256, scan, shown
+from pipeline.prepare_sources import Photo, Scan, copy_mask, copy_photo, scan, shown
 from pipeline.prepare_words import check_hints, check_tokens, check_words, photos_of, rename_in_captions, shown_phrases, write_words
 from pipeline.subjects_file import SubjectsFile, read_subjects, write_subjects
 from pipeline.wording import Writer

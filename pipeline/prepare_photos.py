@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mudi.dataset import file_sha256
 from mudi.mask_doubts import doubts_about
 from mudi.photos import decode, flatten, read_mask
 from pipeline.prepare_masks import MadeMask, Masker, MaskJob, MaskSettings, Progress
 from pipeline.prepare_record import FoundBox, MaskRecord, PhotoRecord, inputs_sha256
-from pipeline.prepare_sources import MASK_SUFFIXES, file_sha256
+from pipeline.prepare_sources import MASK_SUFFIXES
 from pipeline.subjects_file import PhotoEntry, SubjectsFile
 
 

@@ -1,6 +1,5 @@
 """What lies in the users' source folders: every file is a photo, the mask of one, or skipped with its reason. Nothing is written there."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mudi.dataset import file_sha256
 from mudi.photos import FORMATS, decode, read_image, read_mask
 
 MASK = re.compile(r"mask_(?P<photo>.+)", re.IGNORECASE)
@@ -116,11 +116,6 @@ def copy_mask(photo: Photo, folder: Path, stem: str) -> Path:
 def shown(name: str) -> str:
     """A file name as it can be printed anywhere: control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(subject: str, folder: Path) -> list[Path]:
