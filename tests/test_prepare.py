@@ -351,7 +351,8 @@ def test_what_cannot_be_prepared_is_one_line_and_nothing_is_written(rendered, mo
 
 def test_a_subject_without_any_mask_is_written_and_fails(rendered, monkeypatch, capsys, tmp_path):
     """Status 1: the folder is there to be corrected, but nothing can be trained on it yet."""
-    save(tmp_path / "a" / "x.png") if (tmp_path / "a").mkdir() is None else None
+    (tmp_path / "a").mkdir()
+    save(tmp_path / "a" / "x.png")
     arguments = [f"cat={rendered / 'cat'}", f"lighthouse={tmp_path / 'a'}", "--out", tmp_path / "pair"]
     monkeypatch.setattr(sys, "argv", ["prepare", *map(str, arguments), "--detector", "miniature", "--segmenter", "miniature"])
     with pytest.raises(SystemExit) as stopped:
@@ -375,9 +376,8 @@ def test_a_failing_model_leaves_nothing_behind(rendered, tmp_path):
 def test_a_users_text_is_inert_on_the_sheet(rendered, tmp_path):
     """Names and captions with markup appear as they are written, and the page allows no scripts."""
     (tmp_path / "cat").mkdir()
-    for suffix in (".png",):
-        shutil.copy(rendered / "cat" / "a00.png", tmp_path / "cat" / f"<img src=x onerror=alert(1)>{suffix}")
-        shutil.copy(rendered / "cat" / "mask_a00.png", tmp_path / "cat" / f"mask_<img src=x onerror=alert(1)>{suffix}")
+    for prefix in ("", "mask_"):
+        shutil.copy(rendered / "cat" / f"{prefix}a00.png", tmp_path / "cat" / f"{prefix}<img src=x onerror=alert(1)>.png")
     (tmp_path / "cat" / "\x1b[31m\udcff.txt").write_text("")
     plain = templates_writer()
     writer = Writer(**{**vars(plain), "caption": lambda image, phrase: f"{phrase} <script>alert(1)</script> {{{{7*7}}}}"})
