@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mudi import adapters
 from mudi.methods import METHODS
+from mudi.personalization import Personalization
 from mudi.prior_folder import find_batch, kept_by_batch
 from mudi.priors import Recipe, most_batches, needed, next_batches, require_enough
 from pipeline import journal
@@ -31,22 +32,38 @@ def with_priors(jobs: Sequence[FitJob], cluster: Cluster, run_dir: Path, workers
     Finished fits want none. Raises ValueError for a class that the base model cannot draw, after ten draws for each
     picture that is needed, and RunFailedError if a batch could not be made.
     """
-    root, kinds = run_dir.parent / FOLDER, workers_of(cluster.model_dump(mode="json"))
-    made_on = json.dumps({stage: kinds[stage] for stage in ("generate", "detect")}, sort_keys=True)
-    needs: dict[Recipe, int] = {}
-    filled = []
+    root = run_dir.parent / FOLDER
+    filled, wanting = [], []
     for job in jobs:
-        options = METHODS[job.method](**job.hyperparameters)
-        recipes = options.prior_recipes(job.combination, job.backbone, job.precision, made_on)
+        recipes = _recipes(job, cluster)
         if recipes and adapters.find(Path(job.out_dir)) is None:
-            for recipe, need in needed(recipes, options.prior_images).items():
-                needs[recipe] = max(need, needs.get(recipe, 0))
+            wanting.append(job)
             places = {key: str(root / recipe.digest) for key, recipe in recipes.items()}
             job = replace(job, hyperparameters={**job.hyperparameters, "priors": places})
         filled.append(job)
-    if needs:
-        _draw_missing(needs, root, cluster, run_dir, workers, progress)
+    if wanting:
+        _draw_missing(needs_of(wanting, cluster), root, cluster, run_dir, workers, progress)
     return filled
+
+
+def needs_of(jobs: Sequence[FitJob], cluster: Cluster) -> dict[Recipe, int]:
+    """How many pictures the jobs together want of each recipe; those that want the same share them."""
+    needs: dict[Recipe, int] = {}
+    for job in jobs:
+        for recipe, need in needed(_recipes(job, cluster), _options(job).prior_images).items():
+            needs[recipe] = max(need, needs.get(recipe, 0))
+    return needs
+
+
+def _options(job: FitJob) -> Personalization:
+    return METHODS[job.method](**job.hyperparameters)
+
+
+def _recipes(job: FitJob, cluster: Cluster) -> dict[str, Recipe]:
+    """Subject key -> what its class priors are made by; none where the objective needs none."""
+    kinds = workers_of(cluster.model_dump(mode="json"))
+    made_on = json.dumps({stage: kinds[stage] for stage in ("generate", "detect")}, sort_keys=True)
+    return _options(job).prior_recipes(job.combination, job.backbone, job.precision, made_on)
 
 
 def _draw_missing(needs: dict[Recipe, int], root: Path, cluster: Cluster, run_dir: Path, workers: Workers, progress: Progress) -> None:

@@ -55,13 +55,13 @@ def disk(workload: Workload, architecture: Architecture, png: Rate | None) -> Di
     each = (png.low, png.high) if png else (0.0, float(raw))
     sizes = [adapter_bytes(fit, architecture) for fit in workload.fits]
     judged = sum(judge.pictures for judge in workload.judged)
-    strips = [sum(fit.prior_pictures[0] * factor for fit in workload.fits) for factor in (1, PRIOR_REDRAWS)]
+    priors = [sum(draw.pictures * factor for draw in workload.priors) for factor in (1, PRIOR_REDRAWS)]
     return Disk(
         images=(pictures * each[0], pictures * each[1]),
         measured=png is not None,
         adapters=sum(size for _, size in sizes),
         checkpoints=sum(4 * CHECKPOINT_COPIES * n * fit.checkpoints for fit, (n, _) in zip(workload.fits, sizes)),
-        priors=(strips[0] * each[0], strips[1] * each[1]),
+        priors=(priors[0] * each[0], priors[1] * each[1]),
         tables=tuple(
             chunks * CHUNK_BYTES[end] + pictures * PICTURE_BYTES[end] + judged / max(1, _mean_chunk(workload)) * SCORES_BYTES[end]
             for end in (0, 1)

@@ -32,7 +32,7 @@ from pipeline.config import RunConfig, Slot
 from pipeline.fit_job import device_name
 from pipeline.memory import peak_memory, total_memory
 from pipeline.store import encode_png
-from pipeline.workload import BATCH, PRIOR_KIND, PRIOR_SAMPLING, FitWork, Workload
+from pipeline.workload import FitWork, Workload
 
 WARM_UP, MEASURED = 1, 2
 
@@ -57,9 +57,7 @@ def measure(
         say(kind)
         rates[kind] = _fit(backbone, work, combination, scratch, first)
     torch.set_num_threads(_threads(config.cluster.generate))
-    chunks = {draw.kind: (draw.batch, draw.sampling, draw.prompt) for draw in workload.draws}
-    if any(fit.prior_pictures[0] for fit in workload.fits):
-        chunks.setdefault(PRIOR_KIND, (BATCH, PRIOR_SAMPLING, workload.draws[0].prompt))
+    chunks = {work.kind: (work.batch, work.sampling, work.prompt) for work in (*workload.priors, *workload.draws)}
     # Drawing with a LoRA is the slower case; token rows alone cost nothing.
     with_lora = [made for made in first.values() if adapters.read_manifest(made.path)["lora"]]
     adapters.put_on(backbone, (with_lora or list(first.values()))[0])

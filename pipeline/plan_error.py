@@ -98,7 +98,7 @@ def learnt(
     config: RunConfig | BenchmarkConfig, run_dir: Path, planned: Planned, phases: Sequence[Phase], events: Sequence[Mapping],
     known: Calibration,
 ) -> dict[str, Rate]:  # fmt: skip
-    """Rates from what this start of the run did. Fits that drew class priors are left out: their seconds are not told apart.
+    """Rates from what this start of the run did.
 
     `phases` are the run's, with their true chunks; `events` the chunks that this start drew. Of many chunks the
     quartiles are kept: sums of them vary less than the chunks themselves.
@@ -128,7 +128,7 @@ def learnt(
 def _fit_rates(planned: Planned, known: Calibration, source: str) -> dict[str, Rate]:
     steps: dict[str, list[float]] = {}
     for fit in planned.workload.fits:
-        if fit.done or fit.prior_pictures[0] or not cost_file(fit.folder).is_file():
+        if fit.done or not cost_file(fit.folder).is_file():
             continue
         other = known.rates[fit.kind].other if fit.kind in known.rates else 0.0
         seconds = json.loads(cost_file(fit.folder).read_text())["seconds"]

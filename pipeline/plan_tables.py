@@ -11,7 +11,7 @@ from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig
 from pipeline.disk_size import Disk, adapter_bytes
 from pipeline.price import PRIOR_REDRAWS, Price, Range, fits_at_once
-from pipeline.workload import Counts, Workload, total
+from pipeline.workload import PRIORS, Counts, Workload, total
 
 HEADINGS = ("fits", "steps", "examples", "UNet rows forward", "backward", "prior images", "images", "denoising steps")
 NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
@@ -42,12 +42,12 @@ def _table(title: str, first: str, headings: Sequence[str]) -> Table:
 
 def _print_counts(console: Console, workload: Workload) -> None:
     """A row a phase, or a row an arm where there are several; then the sum, and what is left of it."""
-    owners = list(dict.fromkeys(work.owner for phase in workload.phases for work in (*phase.fits, *phase.draws)))
-    if len(owners) > 1:
+    owners = list(dict.fromkeys(work.owner for phase in workload.phases for work in (*phase.priors, *phase.fits, *phase.draws)))
+    if len(set(owners) - {PRIORS}) > 1:
         rows = [(owner, total(workload.phases, whole=True, owner=owner)) for owner in owners]
     else:
-        rows = [(phase.name, total([phase], whole=True)) for phase in workload.phases if phase.fits or phase.draws]
-    table = _table(f"{workload.name}: what is asked for", "arm" if len(owners) > 1 else "phase", HEADINGS)
+        rows = [(phase.name, total([phase], whole=True)) for phase in workload.phases if phase.priors or phase.fits or phase.draws]
+    table = _table(f"{workload.name}: what is asked for", "arm" if len(set(owners) - {PRIORS}) > 1 else "phase", HEADINGS)
     for name, counts in rows:
         table.add_row(name, *_cells(counts))
     table.add_section()
@@ -71,9 +71,8 @@ def _lines(config: RunConfig | BenchmarkConfig, workload: Workload, architecture
     lines.append(f"there       {_there(workload)}")
     if workload.shared:
         lines.append(f"shared      {workload.shared} cells use the adapter of another arm, which is counted once, with the first")
-    priors = [fit.prior_pictures for fit in workload.fits]
-    if low := sum(least for least, _ in priors):
-        most = sum(most for _, most in priors)
+    if low := sum(draw.pictures for draw in workload.priors):
+        most = sum(phase.most_priors for phase in workload.phases)
         lines.append(f"priors      {low:,} images if each shows its class; drawn again where one does not, {most:,} at most")
     if drawn := sum(draw.pictures for draw in workload.draws):
         lines.append(f"scorers     detect and compare ({', '.join(config.models.embedders.chosen)}): {drawn:,} images{_judges(workload)}")
@@ -131,7 +130,7 @@ def _print_prices(console: Console, config: RunConfig | BenchmarkConfig, workloa
             rest = f" and {len(price.lacking) - 3} more" if len(price.lacking) > 3 else ""
             names = "; ".join(price.lacking[:3])
             console.print(f"{price.device}: no rate of {names}{rest}; run: mudi plan RUN_FILE --calibrate", soft_wrap=True, highlight=False)
-    if any(fit.prior_pictures[0] and not fit.done for fit in workload.fits):
+    if any(not draw.done for draw in workload.priors):
         console.print(f"high ends count {PRIOR_REDRAWS:g} drawn pictures a class prior", highlight=False)
 
 

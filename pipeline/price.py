@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.calibration import STEP_LOAD, SWEEP_START, Calibration, Rate, judge_name, scorer_names
 from pipeline.config import SPARE_CPUS, Cluster, RunConfig, Slot
-from pipeline.workload import BATCH, PRIOR_KIND, PRIOR_STEPS, DrawWork, FitWork, Phase, Workload
+from pipeline.workload import DrawWork, FitWork, Phase, Workload
 
 Range = tuple[float, float]
 NOISE: Range = (0.9, 1.25)
@@ -69,6 +69,7 @@ def price(config: RunConfig | BenchmarkConfig, workload: Workload, calibration: 
         return Price(device=calibration.device, hours=None, wall=None, fit_peak=peaks[0], draw_peak=peaks[1], lacking=lacking)
     times = []
     for phase in workload.phases:
+        times += [_sweep_time([draw for draw in phase.priors if not draw.done], config, rates, cores, PRIOR_REDRAWS)]
         times += [_fit_time([fit for fit in phase.fits if not fit.done], cluster, rates, cores)]
         times += [_sweep_time([draw for draw in phase.draws if not draw.done], config, rates, cores)]
         times += [_judge_time(phase, config, rates, cores)]
@@ -83,8 +84,8 @@ def _lacking(
 ) -> tuple[str, ...]:
     needed = {fit.kind for fit in fits} | ({STEP_LOAD} if (fits or draws) and SWEEP_START not in rates else set())
     needed |= {draw.kind for draw in draws if whole_chunk(draw) not in rates}
-    needed |= set(scorer_names(config)) if draws else set()
-    needed |= {PRIOR_KIND} if any(fit.prior_pictures[0] and not fit.done_steps for fit in fits) else set()
+    needed |= set(scorer_names(config)) if draws or any(not draw.done for draw in workload.priors) else set()
+    needed |= {draw.kind for draw in workload.priors if not draw.done}
     if isinstance(config, BenchmarkConfig):
         todo = {judge.metric for judge in workload.judged if not judge.done}
         needed |= set() if judge_name(config, *todo) in rates else {judge_name(config, metric) for metric in todo}
@@ -98,13 +99,7 @@ def whole_chunk(draw: DrawWork) -> str:
 def fit_seconds(fit: FitWork, rates: Mapping[str, Rate]) -> Range:
     """Seconds that a fit still takes in its worker, loading left out."""
     rate = rates[fit.kind]
-    priors = (0.0, 0.0)
-    if fit.prior_pictures[0] and not fit.done_steps:
-        chunk = rates[PRIOR_KIND]
-        batches = fit.prior_pictures[0] / BATCH
-        most = min(fit.prior_pictures[1] / BATCH, PRIOR_REDRAWS * batches)
-        priors = (batches * (PRIOR_STEPS * chunk.low + chunk.other), most * (PRIOR_STEPS * chunk.high + chunk.other))
-    return fit.left * rate.low + rate.other + priors[0], fit.left * rate.high + rate.other + priors[1]
+    return fit.left * rate.low + rate.other, fit.left * rate.high + rate.other
 
 
 def chunk_seconds(draw: DrawWork, rates: Mapping[str, Rate]) -> Range:
@@ -157,7 +152,10 @@ def _fit_time(fits: Sequence[FitWork], cluster: Cluster, rates: Mapping[str, Rat
     return _Time(wall, share * sum(low for low, _ in items), share * wall[1] * workers)
 
 
-def _sweep_time(draws: Sequence[DrawWork], config: RunConfig | BenchmarkConfig, rates: Mapping[str, Rate], cores: int) -> _Time | None:
+def _sweep_time(
+    draws: Sequence[DrawWork], config: RunConfig | BenchmarkConfig, rates: Mapping[str, Rate], cores: int, redraws: float = 1.0
+) -> _Time | None:  # fmt: skip
+    """The time of the chunks of one sweep; at the high end each is drawn and scored `redraws` times."""
     if not draws:
         return None
     cluster = config.cluster
@@ -170,7 +168,7 @@ def _sweep_time(draws: Sequence[DrawWork], config: RunConfig | BenchmarkConfig, 
         low = max(low, (sum(item[0] for item in items) * max(1, int(cluster.generate.cpus)) + scoring[0]) / cores)
     start = _start(rates)
     late = start[1] * (1 - 1 / workers)
-    wall = (start[0] + low, start[1] + late + high + scoring[1])
+    wall = (start[0] + low, start[1] + late + redraws * (high + scoring[1]))
     if cluster.generate.gpus:
         held = cluster.generate.gpus * workers + cluster.detect.gpus * cluster.detect.actors + cluster.compare.gpus * cluster.compare.actors
         return _Time(wall, cluster.generate.gpus * sum(item[0] for item in items), held * wall[1])

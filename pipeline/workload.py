@@ -2,7 +2,7 @@
 
 UNet passes are counted in rows: one picture once through the network. Guidance doubles them, DCO and the KL term
 add a reference pass without gradients to each training row, a refit measures its drift at the end (two adapters at
-ten times on every photo), and class priors cost as many pictures as there are batches needed. Nothing is written
+ten times on every photo), and class priors, which fits share, cost as many pictures as there are batches needed. Nothing is written
 and no weights are read; a stored adapter or chunk is believed by its name and is checked only when the run starts.
 """
 
@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mudi.methods import METHODS
-from mudi.personalization import PRIOR_GUIDANCE, PRIOR_STEPS, Personalization
-from mudi.priors import ATTEMPTS, BATCH
+from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
@@ -20,15 +19,14 @@ from pipeline import plan
 from pipeline.fit_job import FitJob
 
 DRIFT_TIMES = 10
+PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 CHECKPOINT_EVERY, CHECKPOINTS_KEPT = 200, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitWork:
     """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
-    of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there.
-
-    prior_pictures: the fewest that give enough, and the most before the run gives up. photos: of the combination.
+    of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there. photos: of the combination.
     """
 
     owner: str
@@ -42,7 +40,6 @@ class FitWork:
     accumulation: int
     rows: int
     references: int
-    prior_pictures: tuple[int, int]
     photos: int
     folder: Path
 
@@ -89,9 +86,14 @@ class JudgeWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What runs together: fits, or the chunks of one sweep, or metrics. Phases follow one another."""
+    """What runs together: class priors, fits, the chunks of one sweep, or metrics. Phases follow one another.
+
+    priors: the batches that give enough if every picture shows its class; most_priors: the pictures at which a run gives up.
+    """
 
     name: str
+    priors: tuple[DrawWork, ...] = ()
+    most_priors: int = 0
     fits: tuple[FitWork, ...] = ()
     draws: tuple[DrawWork, ...] = ()
     judged: tuple[JudgeWork, ...] = ()
@@ -125,6 +127,10 @@ class Workload:
     assumed: tuple[str, ...] = ()
 
     @property
+    def priors(self) -> list[DrawWork]:
+        return [draw for phase in self.phases for draw in phase.priors]
+
+    @property
     def fits(self) -> list[FitWork]:
         return [fit for phase in self.phases for fit in phase.fits]
 
@@ -148,22 +154,14 @@ def draw_kind(batch: int, sampling: Sampling) -> str:
     return f"draw batch={batch}{' guided' if guided else ''}{' shifted' if shifted else ''}"
 
 
-PRIOR_SAMPLING = Sampling(steps=PRIOR_STEPS, guidance_scale=PRIOR_GUIDANCE, gamma=0.0)
-PRIOR_KIND = draw_kind(BATCH, PRIOR_SAMPLING)
-
-
 def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
-    """What a fit still takes, or takes as a whole; priors are counted at the least."""
+    """What a fit still takes, or takes as a whole."""
     if fit.done and not whole:
         return Counts()
     steps = fit.steps if whole else fit.left
     rows = steps * fit.accumulation * fit.rows
-    priors = fit.prior_pictures[0] if whole or not fit.done_steps else 0
     drift = 2 * DRIFT_TIMES * fit.photos if fit.retraining else 0
-    forward = rows * (1 + fit.references) + priors * passes_of_sampling(PRIOR_SAMPLING) + drift
-    return Counts(
-        fits=1, steps=steps, examples=rows, forward=forward, backward=rows, prior_pictures=priors, denoising_steps=priors * PRIOR_STEPS
-    )
+    return Counts(fits=1, steps=steps, examples=rows, forward=rows * (1 + fit.references) + drift, backward=rows)
 
 
 def count_draw(draw: DrawWork) -> Counts:
@@ -185,27 +183,28 @@ def total(phases: Iterable[Phase], *, whole: bool, owner: str | None = None) -> 
         for draw in phase.draws:
             if owner in (None, draw.owner) and (whole or not draw.done):
                 counts += count_draw(draw)
+        for draw in phase.priors:
+            if owner in (None, draw.owner) and (whole or not draw.done):
+                counts += replace(count_draw(draw), pictures=0, prior_pictures=draw.pictures)
     return counts
 
 
 def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
     """The work of a job; `options` are those of the method's own fit, also where the job is a refit of it."""
-    subjects, rank = len(job.combination.subjects), getattr(options, "rank", 0)
+    rank = getattr(options, "rank", 0)
     photos = sum(len(subject.references) for subject in job.combination.subjects)
     folder, retraining = Path(job.out_dir), job.retraining
     if retraining is None:
         priors = options.objective == "prior_preservation" and options.prior_images > 0
-        batches = (-(-options.prior_images // BATCH), -(-ATTEMPTS * options.prior_images // BATCH)) if priors else (0, 0)
-        pictures = (subjects * BATCH * batches[0], subjects * BATCH * batches[1])
         rows, accumulation = options.batch * (2 if priors else 1), options.accumulation
         references, mixed = int(options.objective == "dco"), getattr(options, "mix_probability", 0.0)
         kind = f"fit {job.method} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
     else:
-        pictures, references, rows, accumulation = (0, 0), 1, retraining.batch, retraining.accumulation
+        references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
     return FitWork(
         owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=job.steps,
-        done_steps=_done_steps(folder, job.steps), accumulation=accumulation, rows=rows, references=references, prior_pictures=pictures,
+        done_steps=_done_steps(folder, job.steps), accumulation=accumulation, rows=rows, references=references,
         photos=photos, folder=folder,
     )  # fmt: skip
 

@@ -6,21 +6,20 @@ from pathlib import Path
 
 from mudi.adapters import MANIFEST, read_manifest
 from mudi.dataset import load_combination
+from mudi.prior_folder import kept_by_batch
+from mudi.priors import most_batches, next_batches
 from mudi.records import Adapter, Combination, Subject
+from mudi.sampling import Sampling
 from pipeline import arms as planning
 from pipeline import assignments, journal, plan
 from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
+from pipeline.class_priors import FOLDER, needs_of
 from pipeline.config import RunConfig
+from pipeline.fit_job import FitJob
 from pipeline.prompt_file import evaluation_prompts
 from pipeline.run_folder import run_folder
 from pipeline.tables import CHUNK_FILES, BrokenFileError, added_scores, paths, read_file
-from pipeline.workload import DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, own_options, without_work
-
-# Stands for photos that are not here yet: most published combinations are pairs.
-PLACEHOLDER = tuple(
-    Subject(key=key, identifier=word, class_noun="subject", detection_query="subject", references=())
-    for key, word in (("a", "olis"), ("b", "hta"))
-)
+from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, own_options, without_work
 
 
 def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
@@ -30,9 +29,7 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
-        Combination(key=folder.name, subjects=PLACEHOLDER)
-        if folder in absent
-        else load_combination(folder, config.queries.get(folder.name))
+        _placeholder(folder.name) if folder in absent else load_combination(folder, config.queries.get(folder.name))
         for folder in config.combinations
     ]
     run_dir = run_folder(config.runs, config.name)
@@ -43,13 +40,43 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)
 
 
+def _placeholder(name: str) -> Combination:
+    """Stands for photos that are not here yet: a pair, as most published combinations are, of classes that no other has."""
+    subjects = [
+        Subject(key=key, identifier=word, class_noun=f"{name} {key}", detection_query="subject", references=())
+        for key, word in (("a", "olis"), ("b", "hta"))
+    ]
+    return Combination(key=name, subjects=tuple(subjects))
+
+
+def _class_priors(config: RunConfig | BenchmarkConfig, jobs: Sequence[FitJob], run_dir: Path) -> list[Phase]:
+    """The phase before the fits, if one of them wants class priors: what lies beside the runs is done, whoever drew it."""
+    unfinished = needs_of([job for job in jobs if not (Path(job.out_dir) / MANIFEST).is_file()], config.cluster)
+    draws, most = [], 0
+    for recipe, need in needs_of(jobs, config.cluster).items():
+        limit = most_batches(recipe, need)
+        most += limit * recipe.batch
+        kept = kept_by_batch(run_dir.parent / FOLDER / recipe.digest, limit)
+        todo = next_batches(kept, unfinished.get(recipe, 0), recipe.batch, limit)
+        sampling = Sampling(steps=recipe.steps, guidance_scale=recipe.guidance_scale, gamma=0.0)
+        draws += [
+            DrawWork(
+                owner=PRIORS, chunk_id=f"{recipe.digest}-{index}", pictures=recipe.batch, batch=recipe.batch, sampling=sampling,
+                prompt=recipe.text, combination="", done=index not in todo,
+            )
+            for index in sorted({*range(-(-need // recipe.batch)), *todo})
+        ]  # fmt: skip
+    return [Phase(name=PRIORS, priors=tuple(draws), most_priors=most)] if draws else []
+
+
 def _of_selftraining(config: RunConfig, combinations: Sequence[Combination], run_dir: Path) -> tuple[list[Phase], int]:
     named = [plan.fill_prompts(c, config.prompts, config.watched_prompts) for c in combinations]
     options = own_options(config.method.name, assignments.hyperparameters_of(config))
     samplings = {config.method.name: assignments.sampling_of(config)}
     nothing = _kept_nothing(run_dir)
     jobs = assignments.first_fits(config, run_dir, named)
-    phases = [Phase(name="fit", fits=tuple(fit_work(job, job.method, options) for job in jobs))]
+    phases = _class_priors(config, jobs, run_dir)
+    phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options) for job in jobs)))
     adapters = [_stored_or_planned(Path(job.out_dir), config.method.name, job.combination.key, 0) for job in jobs]
     for round in range(config.rounds + 1):
         chunks = assignments.plan_round(config, named, adapters, round)
@@ -78,7 +105,9 @@ def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], 
     first = planning.first_fits(config, run_dir, arms, named)
     # A refit's own folder has its arm for an owner; the fit that it starts from may be no arm's pictures, and is its `of`'s.
     options = {job.out_dir: own_options(job.method, job.hyperparameters) for job in first}
-    phases = [Phase(name="fit", fits=tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir]) for j in first))]
+    phases = _class_priors(config, first, run_dir)
+    works = tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir]) for j in first)
+    phases.append(Phase(name="fit", fits=works))
     refitted = [arm for arm in arms.values() if arm.refit]
     if refitted:
         pool, nothing = planning.pool_dir(run_dir), _kept_nothing(run_dir)

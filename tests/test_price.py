@@ -10,7 +10,6 @@ from pipeline.cluster import SPARE_CPUS
 from pipeline.config import load_run
 from pipeline.plan_error import verdict
 from pipeline.plan_tables import duration
-from pipeline.workload import PRIOR_KIND
 from pipeline.workload_of import workload_of
 
 NOTHING = Rate(low=0.0, high=0.0)
@@ -72,11 +71,14 @@ def test_a_rate_of_a_whole_chunk_goes_before_one_of_its_steps(tmp_path):
 
 
 def test_priors_are_drawn_once_or_twice(tmp_path):
-    """Two subjects x 7 batches of 50 steps: 14 x 50 x 0.5 s at the low end, twice as many of 1 s at the high one."""
-    config = run_file(tmp_path, "method.objective=prior_preservation")
-    rates = {**rated(config).rates, PRIOR_KIND: Rate(low=0.5, high=1.0)}
-    (fit,) = workload_of(config).fits
-    assert price.fit_seconds(fit, rates) == pytest.approx((150 + 350, 300 + 1400))
+    """Two subjects x 7 batches of 50 steps are 14 chunks of 25 to 50 s on one generator: 350 s more at the low end, and at the high
+    end twice 700 s; a batch that is there costs neither."""
+    without, with_priors = (run_file(tmp_path, f"method.objective={name}") for name in ("denoising", "prior_preservation"))
+    workload = workload_of(with_priors)
+    rates = {**rated(with_priors).rates, **{draw.kind: Rate(low=0.5, high=1.0) for draw in workload.priors}}
+    found = price.price(with_priors, workload, Calibration(device="cpu", settings={}, rates=rates), 2)
+    more = [b - a for a, b in zip(priced(without).wall, found.wall)]
+    assert more == pytest.approx([0.9 * 350, 1.25 * 1400])
 
 
 def test_a_rate_that_is_missing_is_named_and_no_time_is_given(tmp_path):
