@@ -8,6 +8,7 @@ from pathlib import Path
 from mudi.dataset import DETECTION_QUERIES
 from mudi.identifiers import IDENTIFIERS, check_identifier
 from mudi.photos import read_image
+from pipeline.failure import RunFailedError
 from pipeline.prepare_masks import Progress
 from pipeline.subjects_file import PhotoEntry, SubjectEntry, SubjectsFile
 from pipeline.wording import Writer
@@ -32,7 +33,7 @@ def write_words(
         phrase = f"{entry.identifier} {entry.class_noun}"
         captions = {}
         for name, path in photos.items():
-            captions[name] = PhotoEntry(caption=writer.caption(read_image(path), phrase))
+            captions[name] = PhotoEntry(caption=_caption(writer, path, phrase))
             progress("captions", done := done + 1, count)
         subjects[key] = entry.model_copy(update={"photos": {**entry.photos, **captions}})
     if file:
@@ -44,6 +45,14 @@ def write_words(
         training_prompts=tuple(writer.prompts(list(phrases.values()), PROMPTS)),
         layouts=tuple(writer.layouts(phrases, LAYOUTS)),
     )
+
+
+def _caption(writer: Writer, path: Path, phrase: str) -> str:
+    """The writer's caption; its error names the photo, which the writer knows by its pixels alone."""
+    try:
+        return writer.caption(read_image(path), phrase)
+    except (ValueError, RunFailedError) as error:
+        raise type(error)(f"{path.name}: {error}") from error
 
 
 def rename_in_captions(file: SubjectsFile, before: Mapping[str, str]) -> SubjectsFile:
