@@ -30,7 +30,7 @@ def row(page: str, heading: str, first: str) -> list[str]:
 
 
 def column(page: str, heading: str, name: str) -> int:
-    header = page.split(f"### {heading}")[1].split("###")[0].strip().splitlines()[2]
+    header = page.split(f"### {heading}")[1].strip().splitlines()[0]
     return [cell.strip().split(" ")[0] for cell in header.strip("|").split("|")].index(name)
 
 
@@ -53,7 +53,7 @@ def test_a_cell_of_the_table_is_the_mean_of_its_scores(scores, page, method, met
 def test_a_claim_s_difference_is_that_of_images_with_one_seed(scores, page):
     """The first claim, paired on combination, fit, prompt and index."""
     keys = ["combination", "fit", "prompt_id", "index"]
-    text = page.split("### Claims")[1].strip().splitlines()[3]
+    text = page.split("### Claims")[1].strip().splitlines()[2]
     cells = [cell.strip() for cell in text.strip("|").split("|")]
     better, worse, metric = re.match(r"(\w+) - (\w+), (\w+)", cells[2]).groups()
     a, b = (scores[(scores["method"] == m) & (scores["metric"] == metric)].set_index(keys)["value"] for m in (better, worse))
