@@ -31,8 +31,8 @@ def check(places: Places) -> None:
         complaints = [list(_checked(place, in_order(executor, 2 * threads))) for place in places]
     if failed := [complaint for complaint in complaints if complaint]:
         if len(places) == 1:
-            raise ValueError(closing(failed[0], len(failed[0])))
-        raise ValueError(closing([closing(of_place, len(of_place)) for of_place in failed], len(places)))
+            raise ValueError(closing(failed[0]))
+        raise ValueError(closing([closing(of_place) for of_place in failed], len(places)))
 
 
 def _checked(place: Path, each) -> Iterator[str]:

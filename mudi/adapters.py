@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mudi import tokens
+from mudi.dataset import file_sha256
 from mudi.models import Backbone
 from mudi.records import Adapter
 
@@ -75,11 +76,6 @@ def detach_all(unet: nn.Module) -> None:
     """Take every adapter off, leaving the base model as it was loaded."""
     if getattr(unet, "peft_config", None):
         unet.unload_lora()
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(

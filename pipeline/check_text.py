@@ -37,12 +37,13 @@ def verdict(report: FolderReport) -> str:
     return printable(f"{name}: {report.mistakes[0]}")
 
 
-def closing(complaints: Sequence[str], checked: int) -> str:
-    """The one line that a check of several things ends with."""
+def closing(complaints: Sequence[str], checked: int | None = None) -> str:
+    """The one line that a check ends with; `checked` is how many folders or files were looked at, None within one of them."""
     if len(complaints) == 1:
         return complaints[0]
     more = f"; and {len(complaints) - SHOWN_FOLDERS} more" if len(complaints) > SHOWN_FOLDERS else ""
-    return f"{len(complaints)} of {checked} fail: {'; '.join(complaints[:SHOWN_FOLDERS])}{more}"
+    count = f"{len(complaints)} mistakes" if checked is None else f"{len(complaints)} of {checked} fail"
+    return f"{count}: {'; '.join(complaints[:SHOWN_FOLDERS])}{more}"
 
 
 def printable(text: str) -> str:

@@ -59,7 +59,7 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 
 
 def cut(form: str) -> bytes:
-    whole = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), form)
+    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), form)
     return whole[: len(whole) // 2]
 
 
@@ -181,14 +181,18 @@ def weighted(folder: Path) -> None:
     write(folder, HEADER, entry("a", 0), entry("a", 1), entry("b", 0), entry("b", 1, text="a hta (chow chow:1.3)"))
 
 
-def small(make: Callable[[], Image.Image]) -> Callable[[], bytes]:
-    return lambda: encoded(make().resize((100, 80)), "PNG")
+def small(image: Image.Image) -> Callable[[], bytes]:
+    return lambda: encoded(image.crop((0, 0, 100, 160)), "PNG")
 
 
 # Kind, what is done to a sound folder, words of the note; the folder is accepted.
 REMARKS: tuple[tuple[str, Callable[[Path], None], tuple[str, ...]], ...] = (
     ("a photo of one colour", put(b01=lambda: encoded(Image.new("RGB", (WIDTH, HEIGHT)), "PNG")), ("all one colour, (0, 0, 0)",)),
-    ("a small photo", put(b01=small(lambda: photo(3)), mask_b01=small(mask)), ("100x80 pixels, a side below 256",)),
+    (
+        "a small photo",
+        put(b01=small(photo(3)), mask_b01=small(mask())),
+        ("100x160 pixels, a side below 256",),
+    ),
     ("a mask of less than 1 % of the photo", put(mask_b01=lambda: spots((0, 0, 20, 20))), ("covers 0.49 % of the photo",)),
     ("a mask in two parts", put(mask_b01=lambda: spots((0, 0, 60, 60), (90, 90, 150, 150))), ("in 2 parts",)),
     ("a lossy mask", put(mask_b01=lossy_mask), ("between black and white", "128")),

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bad_input_cases import ran, refusal
+from bad_input_cases import ran, refusal, run_file
 from bad_photos import HEADER, MASKS, PHOTOS, encoded, entry, mask, pair, photo, write
+from bad_texts import RUN
 
 from jobs.check import check
 from mudi.metadata_file import METADATA
@@ -102,6 +103,32 @@ def test_several_folders_are_checked_in_one_run(tmp_path):
     assert outcome.status == 2
     assert sum(line == "pair: accepted" for line in outcome.out) == 2
     assert outcome.error == ["error: pair: 1 of 4 listed photos cannot be used; correct or remove its line"]
+
+
+def test_a_run_file_is_checked_with_its_folders_in_one_run(tmp_path):
+    """Two mistakes of settings and one photo: each has its line, and the last says how many there are."""
+    folder = pair(tmp_path)
+    (folder / "a00.png").write_bytes(b"")
+    path = run_file(tmp_path, RUN + "models: {backbone: nowhere}\nqueries: {other: {a: dog}}\n")
+    outcome = refusal(check, tmp_path, path)
+    refused = [line for line in outcome.out if line.startswith("  refused: ")]
+    for line, words in zip(refused, ("a00.png: cannot read", "model 'nowhere'", "queries.other"), strict=True):
+        assert words in line
+    assert outcome.error[0].startswith("error: 3 mistakes: model 'nowhere'")
+    assert "; pair: 1 of 4 listed photos cannot be used" in outcome.error[0]
+
+
+def test_a_benchmark_file_is_checked_with_its_folders(tmp_path):
+    """Photos without masks are accepted of a folder, and refused by the arm that cuts subjects out."""
+    folder = pair(tmp_path)
+    write(folder, HEADER, *(entry(key, number, mask_path=None) for key in "ab" for number in range(2)))
+    assert ran(check, folder).status == 0
+    (tmp_path / "bench.yaml").write_text(
+        f"name: b\nruns: {tmp_path / 'runs'}\ncombinations: [{folder}]\nprompts: ['a {{subjects}}']\n"
+        "methods: {plain: {method: dreambooth}, ours: {method: mudi}}\n"
+    )
+    (line,) = refusal(check, tmp_path, tmp_path / "bench.yaml").error
+    assert "has no mask (4 such photos in pair), and methods.ours cuts the subjects out" in line
 
 
 def test_no_more_photos_are_in_memory_than_threads():

@@ -19,7 +19,7 @@ from mudi.photos import read_image
 from pipeline.config import RunConfig, load_run
 
 # The same examples every time; the machine's load must not fail a test.
-BOUNDED = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=120)
+BOUNDED = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=300)
 FORMS = {
     "JPEG": lambda: sideways(),
     "PNG": lambda: encoded(photo(0, 24, 40), "PNG", icc_profile=profile(rXYZ=b"gXYZ", gXYZ=b"rXYZ")),
