@@ -6,7 +6,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/mudi selftrain jobs/configs/miniature.yaml
 test: .venv/ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 smoke: .venv/ready

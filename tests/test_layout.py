@@ -116,7 +116,7 @@ def test_a_header_gives_layouts_in_any_order_of_its_subjects(tmp_path):
     combination = load_combination(folder)
     assert combination.layouts == ({"a": (0.0, 10.5, 400.0, 1000.0), "b": (500.0, 0.0, 1024.0, 1024.0)}, LAYOUT)
     assert boxes_of(combination) == [[(0.0, 10.5, 400.0, 1000.0), (500.0, 0.0, 1024.0, 1024.0)], [LEFT, RIGHT]]
-    assert load_combination(DOGS).layouts == ()
+    assert load_combination(with_header(tmp_path / "bare", layouts=[])).layouts == ()
 
 
 GOOD_BOX = [0, 0, 10, 10]
@@ -204,12 +204,13 @@ def test_a_run_file_asks_for_layouts_before_anything_is_made(tmp_path):
     assert "layout" not in unsaid.model_dump(mode="json")["sampling"]
     assert RunConfig.model_validate_json(given.model_dump_json()) == given
     assert assignments.sampling_of(given).layout == "given"
+    bare = [f"combinations=[{with_header(tmp_path / 'bare', layouts=[])}]", "sampling.layout=given"]
     with pytest.raises(ValueError, match="two_dogs: has no layouts"):
-        assignments.load_combinations(given)
+        assignments.load_combinations(load_run(file, bare))
     folder = with_header(tmp_path, layouts=[LAYOUT])
     (combination,) = assignments.load_combinations(load_run(file, ["sampling.layout=given", f"combinations=[{folder}]"]))
     assert combination.layouts == (LAYOUT,)
-    config = load_benchmark(benchmark, ["sampling.layout=given"])
+    config = load_benchmark(benchmark, bare)
     with pytest.raises(ValueError, match=r"has no layouts, and methods\."):
         arms.load_combinations(config, arms.resolve(config))
 
