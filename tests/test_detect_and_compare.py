@@ -169,7 +169,7 @@ def combination(folder: Path, keys: str = "ab") -> Combination:
         references = []
         for shade in (0, 5):
             path = folder / f"{key}{shade}.png"
-            Image.fromarray(np.full((8, 8, 3), np.uint8(COLOURS[key]) + np.uint8(shade))).save(path)
+            Image.fromarray(np.full((16, 16, 3), np.uint8(COLOURS[key]) + np.uint8(shade))).save(path)
             references.append(Reference(image_path=path, mask_path=path, caption=key))
         subjects.append(Subject(key=key, identifier=key, class_noun="dog", detection_query="dog", references=tuple(references)))
     return Combination(key="colours", subjects=tuple(subjects))

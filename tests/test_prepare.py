@@ -113,7 +113,7 @@ def messy(tmp_path):
     mask[2:9, 3:14] = 255
     Image.fromarray(mask).save(folder / "MASK_plain.PNG")
     Image.fromarray(mask).save(folder / "mask_turned.png")
-    Image.fromarray(mask[:10]).save(folder / "mask_cmyk.png")
+    Image.fromarray(mask[:18]).save(folder / "mask_cmyk.png")
     shutil.copy(folder / "mask_turned.png", folder / "mask_nobody.png")
     shutil.copy(folder / "mask_turned.png", folder / "mask_turned.webp")
     shutil.copy(folder / "plain.JPEG", folder / "plain copy.jpg")
@@ -142,7 +142,7 @@ def test_every_file_is_a_photo_a_mask_or_skipped_with_a_reason(messy):
         "plain copy.jpg": "the same photo as plain.JPEG",
         "mask_nobody.png": "of a photo 'nobody' that is not there",
         "mask_turned.webp": "a second mask of turned.jpg",
-        "mask_cmyk.png": "the mask is 30x10 but its photo 30x20",
+        "mask_cmyk.png": "the mask is 30x18 but its photo 30x20",
         "empty.jpg": "cannot read",
         "page.png": "cannot read",
         "cut.jpg": "cannot read",
