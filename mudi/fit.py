@@ -15,6 +15,9 @@ from mudi.conditioning import Conditioning, encode_prompts, join
 from mudi.diffusion import alphas_cumprod, to_pixels
 from mudi.models import Backbone
 
+# The newest may be cut short by whatever ended the run.
+CHECKPOINTS_KEPT = 2
+
 
 @dataclass(frozen=True)
 class Example:
@@ -143,7 +146,7 @@ def _save_checkpoint(work: Path, step: int, trained: list[torch.nn.Parameter], o
     path = work / f"step-{step:07d}.safetensors"
     save_file(tensors, path.with_suffix(".part"))
     path.with_suffix(".part").rename(path)
-    for old in sorted(work.glob("step-*.safetensors"))[:-2]:
+    for old in sorted(work.glob("step-*.safetensors"))[:-CHECKPOINTS_KEPT]:
         old.unlink()
 
 

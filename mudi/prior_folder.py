@@ -1,6 +1,5 @@
 """The class priors of one recipe on disk: a folder a batch, which appears whole, is checked when read, and counts as absent when broken."""
 
-import hashlib
 import json
 import shutil
 import uuid
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mudi.augment import Segment
+from mudi.dataset import file_sha256
 
 MANIFEST = "batch.json"
 
@@ -29,7 +29,7 @@ def store_batch(folder: Path, index: int, images: Sequence[np.ndarray], masks: S
     for row in kept:
         Image.fromarray(images[row]).save(staged / f"{row:02d}.png", compress_level=1)
         Image.fromarray(masks[row].astype(np.uint8) * 255).save(staged / f"{row:02d}-mask.png")
-    digests = {path.name: _sha256(path) for path in sorted(staged.iterdir())}
+    digests = {path.name: file_sha256(path) for path in sorted(staged.iterdir())}
     (staged / MANIFEST).write_text(json.dumps({"drawn": len(images), "kept": kept, "sha256": digests, **facts}, indent=1))
     if find_batch(folder, index) is None:
         shutil.rmtree(target, ignore_errors=True)
@@ -47,7 +47,7 @@ def find_batch(folder: Path, index: int) -> dict | None:
     place = folder / _name(index)
     try:
         manifest = json.loads((place / MANIFEST).read_text())
-        intact = all(_sha256(place / name) == digest for name, digest in manifest["sha256"].items())
+        intact = all(file_sha256(place / name) == digest for name, digest in manifest["sha256"].items())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return manifest if intact else None
@@ -74,7 +74,3 @@ def load_kept(folder: Path, count: int) -> list[Segment]:
 
 def _name(index: int) -> str:
     return f"batch-{index:04d}"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

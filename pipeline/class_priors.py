@@ -12,15 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from mudi import adapters
-from mudi.methods import METHODS
-from mudi.personalization import Personalization
 from mudi.prior_folder import find_batch, kept_by_batch
 from mudi.priors import Recipe, most_batches, needed, next_batches, require_enough
 from pipeline import journal
 from pipeline.config import Cluster, workers_of
 from pipeline.drawing import Progress, Workers
 from pipeline.failure import RunFailedError
-from pipeline.fit_job import FitJob
+from pipeline.fit_job import FitJob, options_of
 from pipeline.prior_stages import PriorSettings
 
 FOLDER = "_priors"
@@ -50,20 +48,16 @@ def needs_of(jobs: Sequence[FitJob], cluster: Cluster) -> dict[Recipe, int]:
     """How many pictures the jobs together want of each recipe; those that want the same share them."""
     needs: dict[Recipe, int] = {}
     for job in jobs:
-        for recipe, need in needed(_recipes(job, cluster), _options(job).prior_images).items():
+        for recipe, need in needed(_recipes(job, cluster), options_of(job).prior_images).items():
             needs[recipe] = max(need, needs.get(recipe, 0))
     return needs
-
-
-def _options(job: FitJob) -> Personalization:
-    return METHODS[job.method](**job.hyperparameters)
 
 
 def _recipes(job: FitJob, cluster: Cluster) -> dict[str, Recipe]:
     """Subject key -> what its class priors are made by; none where the objective needs none."""
     kinds = workers_of(cluster.model_dump(mode="json"))
     made_on = json.dumps({stage: kinds[stage] for stage in ("generate", "detect")}, sort_keys=True)
-    return _options(job).prior_recipes(job.combination, job.backbone, job.precision, made_on)
+    return options_of(job).prior_recipes(job.combination, job.backbone, job.precision, made_on)
 
 
 def _draw_missing(needs: dict[Recipe, int], root: Path, cluster: Cluster, run_dir: Path, workers: Workers, progress: Progress) -> None:

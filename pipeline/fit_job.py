@@ -13,6 +13,7 @@ from PIL import Image
 from mudi import models
 from mudi.fit import Report
 from mudi.methods import METHODS
+from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings, retrain
 from pipeline import store
@@ -54,6 +55,11 @@ def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
     return adapter
 
 
+def options_of(job: FitJob) -> Personalization:
+    """The method of a first fit as its own frozen value."""
+    return METHODS[job.method](**job.hyperparameters)
+
+
 def cost_file(out_dir: Path) -> Path:
     """Where `run_job` leaves what an adapter cost."""
     return out_dir.with_name(out_dir.name + ".cost.json")
@@ -65,7 +71,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _first_fit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
-    return METHODS[job.method](**job.hyperparameters).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
+    return options_of(job).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
 
 
 def _refit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:

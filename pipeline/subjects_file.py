@@ -7,12 +7,11 @@ from typing import Annotated
 from pydantic import Field
 from ruamel.yaml import YAML
 
+from mudi.augment import CANVAS
 from pipeline.config import Settings, Text
 from pipeline.run_file import load_settings
 
 FILE_NAME = "subjects.yaml"
-# Layout boxes are given on a canvas of this side, as in the paper's Figure 21, whatever the model's resolution.
-CANVAS = 1024
 Number = Annotated[float, Field(ge=0)]
 PixelBox = tuple[Number, Number, Number, Number]
 CanvasNumber = Annotated[float, Field(ge=0, le=CANVAS)]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from mudi.augment import CANVAS
 from mudi.descriptions import Mistakes, ask_until_valid, checked_caption, checked_class, checked_templates, correction
 from pipeline.endpoint import Endpoint, Message, answer, user_message
-from pipeline.subjects_file import CANVAS
 
 if TYPE_CHECKING:
     import numpy as np

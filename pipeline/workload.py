@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mudi.methods import METHODS
+from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.retrain import RetrainSettings
@@ -20,7 +20,6 @@ from pipeline.fit_job import FitJob
 
 DRIFT_TIMES = 10
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
-CHECKPOINT_EVERY, CHECKPOINTS_KEPT = 200, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class FitWork:
     @property
     def checkpoints(self) -> int:
         """How many checkpoints stay beside the adapter; each holds its numbers three times, for Adam's state."""
-        return min(CHECKPOINTS_KEPT, (self.steps - 1) // CHECKPOINT_EVERY)
+        return min(CHECKPOINTS_KEPT, (self.steps - 1) // FitSettings.checkpoint_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,11 +228,6 @@ def draw_works(
         )
         for chunk in chunks
     )  # fmt: skip
-
-
-def own_options(method: str, values: Mapping) -> Personalization:
-    """The method as its own frozen value."""
-    return METHODS[method](**values)
 
 
 def without_work(phase: Phase) -> Phase:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DOGS
+from test_augment import block
 
 from mudi.augment import Segment, seg_mix, tight_box
 from mudi.dataset import load_combination
@@ -23,15 +24,6 @@ from pipeline.config import RunConfig, config_hash, load_run
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 LEFT, RIGHT = (64.0, 128.0, 480.0, 960.0), (544.0, 128.0, 960.0, 960.0)
 LAYOUT = {"a": LEFT, "b": RIGHT}
-
-
-def block(height: int, width: int, colour=RED) -> Segment:
-    """A subject that fills its bounding box, two pixels inside a grey photo."""
-    image = np.full((height + 4, width + 4, 3), 128, dtype=np.uint8)
-    mask = np.zeros(image.shape[:2], dtype=bool)
-    mask[2:-2, 2:-2] = True
-    image[mask] = colour
-    return Segment(image, mask)
 
 
 @pytest.mark.parametrize(
