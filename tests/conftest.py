@@ -15,9 +15,12 @@ ROOT = Path(__file__).parent.parent
 DOGS = ROOT / "jobs" / "configs" / "miniature" / "two_dogs"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Equal bits wherever a test runs, and no fight for cores between parallel ones."""
+    """Equal bits wherever a test runs, and no fight for cores between parallel ones.
+
+    Per module, not per test: a module's own fixtures are made before anything that belongs to one test.
+    """
     torch.set_num_threads(1)
 
 

@@ -18,7 +18,6 @@ from mudi.methods.mudi import MuDI
 from mudi.records import Prompt
 from mudi.sampling import Sampling
 
-torch.set_num_threads(2)
 backbone = models.load("random-sdxl", dtype=torch.bfloat16)
 backbone.unet.register_to_config(sample_size=32)
 method = MuDI(steps=1, accumulation=1, prior_images=0, mix_probability=1.0, sampling=Sampling(steps=2))
