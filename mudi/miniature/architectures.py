@@ -70,23 +70,49 @@ def unet() -> UNet2DConditionModel:
 def text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
     """Three layers each; as in SDXL the condition is the penultimate states and the pooled second output."""
 
-    def config(width: int, **extra) -> CLIPTextConfig:
-        return CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=3 * width,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            hidden_act="quick_gelu",
-            **extra,
-        )
-
     first, second = TEXT_WIDTHS
-    return CLIPTextModel(config(first)), CLIPTextModelWithProjection(config(second, projection_dim=second))
+    return CLIPTextModel(_text_config(tokenizer, first)), CLIPTextModelWithProjection(
+        _text_config(tokenizer, second, projection_dim=second)
+    )
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int, **extra) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_act="quick_gelu",
+        **extra,
+    )
+
+
+def one_encoder_unet() -> UNet2DConditionModel:
+    """Stable Diffusion 1.5's and 2.1's plan at two levels: cross-attention at 12 x 12 and at 6 x 6, no added embedding."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        transformer_layers_per_block=[1, 1],
+        cross_attention_dim=TEXT_WIDTHS[1],
+        attention_head_dim=[2, 4],
+        use_linear_projection=True,
+        norm_num_groups=16,
+    )
+
+
+def one_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Three layers, of which the condition is the last one's normalised states, as in Stable Diffusion 1.5 and 2.1."""
+    return CLIPTextModel(_text_config(tokenizer, TEXT_WIDTHS[1]))
 
 
 def scheduler() -> EulerDiscreteScheduler:

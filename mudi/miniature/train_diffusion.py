@@ -1,4 +1,4 @@
-"""Training the tiny SDXL: the autoencoder on pixels, then UNet and text encoders together on its latents."""
+"""Training the tiny diffusion models: the autoencoder on pixels, then UNet and text encoders together on its latents."""
 
 from pathlib import Path
 
@@ -97,6 +97,8 @@ def whiten(model: AutoencoderKL, images: torch.Tensor) -> AutoencoderKL:
 class Conditioned(nn.Module):
     """UNet and both text encoders as one module, so that one optimiser and one EMA hold them all."""
 
+    empty = 0.05  # share of captions left empty; as many rows again get a condition of zeros
+
     def __init__(self) -> None:
         super().__init__()
         self.unet = architectures.unet()
@@ -111,6 +113,42 @@ class Conditioned(nn.Module):
         time_ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32).expand(len(noisy), -1)
         added = {"text_embeds": second.text_embeds * keep[:, None], "time_ids": time_ids}
         return self.unet(noisy, timesteps, states * keep[:, None, None], added_cond_kwargs=added).sample
+
+    def warm_start(self, trained: dict[str, torch.Tensor]) -> None:
+        """Go on from weights of the same model."""
+        self.load_state_dict({**self.state_dict(), **trained})
+
+
+class OneEncoder(nn.Module):
+    """UNet and text encoder of the one-encoder family as one module."""
+
+    empty = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = architectures.one_encoder_unet()
+        self.text_encoder = architectures.one_text_encoder(build_tokenizer())
+
+    def forward(self, noisy, timesteps, token_ids, silent) -> torch.Tensor:
+        """Predicted noise. This family's unconditional side is the empty prompt, so `silent` rows keep their own words."""
+        return self.unet(noisy, timesteps, self.text_encoder(token_ids).last_hidden_state).sample
+
+    @torch.no_grad()
+    def warm_start(self, trained: dict[str, torch.Tensor]) -> None:
+        """Begin from the two-encoder model: its second text encoder, all layers of the UNet that both have, and the
+        columns of cross-attention's keys and values that read that encoder. New attention starts by adding nothing."""
+        own = self.state_dict()
+        for key, value in own.items():
+            source = trained.get(key.replace("text_encoder.", "text_encoder_2."))
+            if source is None:
+                if key.startswith("unet.") and ".proj_out." in key:
+                    value.zero_()
+            elif source.shape == value.shape:
+                value.copy_(source)
+            elif key.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+                value.copy_(source[:, -value.shape[1] :])
+            else:
+                raise ValueError(f"{key}: shape {tuple(source.shape)} cannot start {tuple(value.shape)}")
 
 
 @torch.no_grad()
@@ -133,25 +171,31 @@ def continue_unet(work: Path, steps: int, batch: int, seed: int) -> None:
     _train_unet(work, "unet_long", steps, batch, seed, learning_rate=1.0e-3, start=work / "unet.safetensors", draws=SECOND_SITTING)
 
 
+def train_one_encoder(work: Path, steps: int, batch: int, seed: int) -> None:
+    """Fit the one-encoder family's UNet and text encoder, begun from what they share with the tiny SDXL (`warm_start`)."""
+    _train_unet(work, "unet_one_encoder", steps, batch, seed, learning_rate=1.2e-3, start=work / "unet_long.safetensors", kind=OneEncoder)
+
+
 def _train_unet(
-    work: Path, name: str, steps: int, batch: int, seed: int, learning_rate: float, start: Path | None = None, draws: int = 0
-) -> None:
+    work: Path, name: str, steps: int, batch: int, seed: int, learning_rate: float, start: Path | None = None, draws: int = 0,
+    kind: type = Conditioned,
+) -> None:  # fmt: skip
     """`draws` moves the seed of batches and noise, so that a second sitting does not repeat the first; the corpus stays."""
     torch.manual_seed(seed)
     corpus, latents = stored_corpus(work, TRAINING_SCENES, seed), np.load(work / "latents.npy", mmap_mode="r")
     all_identities_cached()
     tokenizer, names = build_tokenizer(), name_table(split_identities()[0])
-    model = Conditioned()
+    model = kind()
     if start:
         averaged = {key.removeprefix("ema."): value for key, value in load_file(start).items() if key.startswith("ema.")}
-        model.load_state_dict({**model.state_dict(), **averaged})
+        model.warm_start(averaged)
     alphas = DDPMScheduler(**{k: architectures.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")}).alphas_cumprod
     weights = torch.clamp(MIN_SNR * (1 - alphas) / alphas, max=1.0)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
         rows = np.sort(rng.integers(len(corpus), size=batch))
         chance = rng.random(batch)
-        texts = ["" if c < 0.05 else caption(corpus.scene(r), rng, names) for r, c in zip(rows, chance, strict=True)]
+        texts = ["" if c < kind.empty else caption(corpus.scene(r), rng, names) for r, c in zip(rows, chance, strict=True)]
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
         clean = torch.from_numpy(latents[rows].astype(np.float32))
         epsilon = torch.randn(clean.shape, generator=noise)
