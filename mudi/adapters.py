@@ -1,4 +1,4 @@
-"""Adapters: a LoRA on the UNet, trained token rows, or both; attached, switched, saved with a manifest, loaded verified."""
+"""Adapters: a LoRA on the UNet, token rows, residuals of words; attached, switched, saved with a manifest, loaded verified."""
 
 import hashlib
 import json
@@ -17,9 +17,12 @@ from mudi import tokens
 from mudi.dataset import file_sha256
 from mudi.models import Backbone
 from mudi.records import Adapter
+from mudi.residuals import Residual, read_residuals, stored_residuals
 
 # peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
 WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
+RESIDUALS = "residuals.safetensors"
+CONTENTS = (WEIGHTS, ROWS, RESIDUALS)
 TRAINED, REFERENCE = "default", "reference"
 
 
@@ -80,14 +83,14 @@ def detach_all(unet: nn.Module) -> None:
 
 def save(
     backbone: Backbone, folder: Path, settings: LoraSettings | None, *, method: str, combination: str, round: int, details: dict,
-    identifiers: Sequence[str] = (), name: str = TRAINED,
+    identifiers: Sequence[str] = (), name: str = TRAINED, residuals: Sequence[Residual] = (),
 ) -> Adapter:  # fmt: skip
     """Write what is attached to `folder` and return it; the folder appears complete or not at all.
 
     The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
     reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
-    `identifiers` in the order they were attached in. The manifest says what it is, with the sha256 and
-    `details` (hyperparameters, seed, base model).
+    `identifiers` in the order they were attached in; so do `residuals` (`mudi.residuals`). The manifest says what it is,
+    with the sha256 and `details` (hyperparameters, seed, base model).
     """
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(staging, ignore_errors=True)
@@ -100,6 +103,8 @@ def save(
     if rows := tokens.read_rows(backbone, identifiers):
         flat = {f"{word}.{key}": row for word, of_word in sorted(rows.items()) for key, row in sorted(of_word.items())}
         _save_finite(flat, staging / ROWS, combination, {"format": "pt"})
+    if residuals:
+        _save_finite(stored_residuals(residuals), staging / RESIDUALS, combination, {"format": "pt"})
     sha256 = _contents_sha256(staging)
     kept = asdict(settings) if settings else None
     manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": kept, **details}
@@ -123,8 +128,8 @@ def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str,
 
 
 def _contents_sha256(folder: Path) -> str:
-    """The sha256 of the one weights file, or of the digests of both."""
-    digests = [file_sha256(folder / name) for name in (WEIGHTS, ROWS) if (folder / name).is_file()]
+    """The sha256 of the one weights file, or of the digests of all."""
+    digests = [file_sha256(folder / name) for name in CONTENTS if (folder / name).is_file()]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -155,7 +160,7 @@ def find(folder: Path) -> Adapter | None:
 
 
 def put_on(backbone: Backbone, adapter: Adapter) -> None:
-    """Make the backbone draw with a stored adapter and nothing else: its LoRA, its token rows, or both.
+    """Make the backbone draw with a stored adapter and nothing else: its LoRA, its token rows, its residuals.
 
     Raises ValueError if a file is cut, altered, not finite, or does not fit this model exactly.
     """
@@ -163,12 +168,15 @@ def put_on(backbone: Backbone, adapter: Adapter) -> None:
     if read_manifest(adapter.path)["lora"] is not None:
         load(backbone.unet, adapter)
     load_rows(backbone, adapter)
+    if (adapter.path / RESIDUALS).is_file():
+        backbone.residuals.extend(read_residuals(_verified(adapter, RESIDUALS), backbone))
 
 
 def detach(backbone: Backbone) -> None:
-    """Take every adapter and every token row off, leaving the base model as it was loaded."""
+    """Take every adapter, token row and residual off, leaving the base model as it was loaded."""
     detach_all(backbone.unet)
     tokens.detach_rows(backbone)
+    backbone.residuals.clear()
 
 
 def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:

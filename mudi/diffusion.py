@@ -1,17 +1,17 @@
 """The denoising loop, and the autoencoder on both ends of it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mudi.conditioning import Conditioning, join
-from mudi.guidance import classifier_free
+from mudi.guidance import Weight, classifier_free
 from mudi.models import Backbone
+from mudi.solvers import SOLVERS, Past
 
 DECODE_BATCH = 4  # 8 x 256 channels at 1024 x 1024 reach 2**31 elements, more than an index holds
-
-Guidance = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -29,10 +29,10 @@ def standard_noise(backbone: Backbone, sources: Sequence[torch.Generator]) -> to
 def alphas_cumprod(backbone: Backbone) -> torch.Tensor:
     """The cumulative signal share of every training timestep, float32 (1000,): scaled-linear betas, as SDXL."""
     config = backbone.scheduler.config
-    if config.beta_schedule != "scaled_linear" or config.prediction_type != "epsilon":
+    if config.beta_schedule != "scaled_linear" or config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
-            f"scheduler with beta_schedule {config.beta_schedule!r} and prediction_type {config.prediction_type!r}: "
-            "only scaled_linear and epsilon are implemented; use an SDXL-family checkpoint"
+            f"scheduler with beta_schedule {config.beta_schedule!r} and prediction_type {config.prediction_type!r}: only "
+            "scaled_linear with epsilon or v_prediction is implemented; use a checkpoint of SDXL or Stable Diffusion 1.5 or 2.1"
         )
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps, dtype=torch.float32) ** 2
     return torch.cumprod(1 - betas, 0)
@@ -51,34 +51,85 @@ def euler_schedule(backbone: Backbone, steps: int) -> tuple[torch.Tensor, torch.
     return timesteps, torch.cat([((1 - a) / a).sqrt(), a.new_zeros(1)])
 
 
+def predict(backbone: Backbone, noisy: torch.Tensor, timesteps: torch.Tensor, condition: Conditioning) -> torch.Tensor:
+    """What the UNet answers, float32 (B, C, h, w), to latents (B, C, h, w) in its dtype at timesteps (B,) or ().
+
+    Noise or velocity, as the model was trained; `noise_of` turns either into noise.
+    """
+    added = None if condition.pooled is None else {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
+    return backbone.unet(
+        noisy, timesteps.to(backbone.device), condition.states, encoder_attention_mask=condition.mask, added_cond_kwargs=added
+    ).sample.float()
+
+
+def noise_of(backbone: Backbone, predicted: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    """The noise in variance-preserving latents `noisy` by the UNet's answer; `signal` is the cumulative share, alpha-bar."""
+    if backbone.scheduler.config.prediction_type == "epsilon":
+        return predicted
+    return signal.sqrt() * predicted + (1 - signal).sqrt() * noisy
+
+
+def target_of(backbone: Backbone, latents: torch.Tensor, noise: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    """What the UNet was trained to answer to latents noised by `noise`: that noise, or the velocity."""
+    if backbone.scheduler.config.prediction_type == "epsilon":
+        return noise
+    return signal.sqrt() * noise - (1 - signal).sqrt() * latents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What guidance by layout asks of the loop. `before(step)` runs before each pass of a step; each of the first `steps`
+    steps is done again `repeats` times from where it began, noised anew by `sources`, one generator a row."""
+
+    before: Callable[[int], None]
+    steps: int
+    repeats: int
+    sources: Sequence[torch.Generator]
+
+
 @torch.no_grad()
 def denoise(
     backbone: Backbone, noise: torch.Tensor, positive: Conditioning, negative: Conditioning, *,
-    steps: int = 50, guidance_scale: float = 5.0, guidance: Guidance = classifier_free,
+    steps: int = 50, guidance_scale: float | Weight = 5.0, scheduler: str = "euler", edit: Edit | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Latents (B, C, h, w) float32 drawn from `noise` (B, C, h, w) by the Euler method.
+    """Latents (B, C, h, w) float32 drawn from `noise` (B, C, h, w) by a solver of `mudi.solvers.SOLVERS`.
 
     `positive` has B rows, `negative` B rows or one. Noise of unit variance is scaled here by
     sqrt(sigma_max^2 + 1), so a mean shift in it arrives scaled as well: never multiply beforehand.
     Sampling state stays in float32 whatever the backbone's dtype. The two passes of guidance run as
-    one batch; a scale of 1 needs, and makes, only the conditional pass.
+    one batch; a `guidance_scale` of 1 needs, and makes, only the conditional pass, while a function of a step's
+    two noise levels (CFG++) always gets both, also where it answers 1 or less.
     Source: Karras et al. 2022, algorithm 1 without churn, in the variance-preserving scaling of
     diffusers' EulerDiscreteScheduler.
     """
+    solver = SOLVERS[scheduler]
     timesteps, sigmas = euler_schedule(backbone, steps)
+    if solver.ends_at_first:
+        first = alphas_cumprod(backbone)[0]
+        sigmas[-1] = ((1 - first) / first).sqrt()
     count = len(noise)
-    guided = guidance_scale != 1.0
+    guided = callable(guidance_scale) or guidance_scale != 1.0
     condition = join(negative.rows([0] * count if len(negative.states) == 1 else list(range(count))), positive) if guided else positive
-    added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
     latents = noise.to(backbone.device, torch.float32) * (sigmas[0] ** 2 + 1).sqrt()
-    for timestep, sigma, following in zip(timesteps, sigmas, sigmas[1:]):
-        scaled = (latents / (sigma**2 + 1).sqrt()).to(backbone.dtype)
-        batch = torch.cat([scaled, scaled]) if guided else scaled
-        predicted = backbone.unet(batch, timestep.to(backbone.device), condition.states, added_cond_kwargs=added).sample.float()
-        if guided:
-            predicted = guidance(*predicted.chunk(2), guidance_scale)
-        latents = latents + (following - sigma) * predicted
-    return latents
+    past: Past = None
+    for index, (timestep, sigma, following) in enumerate(zip(timesteps, sigmas, sigmas[1:])):
+        again = edit.repeats if edit and index < edit.steps else 0
+        for repeat in range(again + 1):
+            if edit:
+                edit.before(index)
+            scaled = latents / (sigma**2 + 1).sqrt()
+            batch = (torch.cat([scaled, scaled]) if guided else scaled).to(backbone.dtype)
+            answer = predict(backbone, batch, timestep, condition)
+            predicted = noise_of(backbone, answer, batch.float(), 1 / (sigma**2 + 1))
+            if guided:
+                weight = guidance_scale(float(sigma), float(following)) if callable(guidance_scale) else guidance_scale
+                predicted = classifier_free(*predicted.chunk(2), weight)
+            after, now = solver.step(latents, predicted, sigma, following, past)
+            if repeat < again:
+                drawn = torch.stack([torch.randn(latents.shape[1:], generator=source) for source in edit.sources])
+                latents = after + (sigma**2 - following**2).sqrt() * drawn.to(latents.device)
+        latents, past = after, now
+    return latents / (sigmas[-1] ** 2 + 1).sqrt()
 
 
 @torch.no_grad()

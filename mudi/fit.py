@@ -1,8 +1,9 @@
 """The one optimisation loop: examples and a loss in, trained LoRA matrices and token rows out, exactly resumable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mudi import adapters, tokens
 from mudi.conditioning import Conditioning, encode_prompts, join
-from mudi.diffusion import alphas_cumprod, to_pixels
+from mudi.diffusion import alphas_cumprod, predict, target_of, to_pixels
 from mudi.models import Backbone
 
 # The newest may be cut short by whatever ended the run.
@@ -37,10 +38,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Noised:
-    """What a loss sees of a batch: the noise to predict (B, C, h, w), which rows are priors (B,) bool, and
-    the loss weights (B, 1, h, w) or None."""
+    """What a loss sees of a batch: what the UNet should answer (B, C, h, w), noise or velocity as the model was trained,
+    which rows are priors (B,) bool, and the loss weights (B, 1, h, w) or None."""
 
-    noise: torch.Tensor
+    target: torch.Tensor
     prior: torch.Tensor
     weights: torch.Tensor | None
 
@@ -62,26 +63,28 @@ Predict = Callable[[str | None], torch.Tensor]
 Examples = Callable[[int, np.random.Generator], list[Example]]
 Loss = Callable[[Noised, Predict], torch.Tensor]
 Report = Callable[[int, float], None]
+Encode = Callable[[list[str]], Conditioning]
 
 
 class _Inputs:
     """Examples to latents and conditions, with both caches: prompts, and posteriors of recurring pictures.
 
-    Conditions are encoded anew for every batch while token rows are trained.
+    Conditions are encoded anew for every batch while what encodes them is trained: `encode` where it is given, token rows.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, encode: Encode | None) -> None:
         self.backbone = backbone
-        self.words_move = bool(tokens.row_parameters(backbone))
+        self.words_move = encode is not None or bool(tokens.row_parameters(backbone))
+        self.encode = encode or partial(encode_prompts, backbone)
         self.conditions: dict[str, Conditioning] = {}
         self.posteriors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def condition(self, prompts: list[str]) -> Conditioning:
         if self.words_move:
-            return encode_prompts(self.backbone, prompts)
+            return self.encode(prompts)
         for prompt in dict.fromkeys(prompts):
             if prompt not in self.conditions:
-                self.conditions[prompt] = encode_prompts(self.backbone, [prompt])
+                self.conditions[prompt] = self.encode([prompt])
         return join(*(self.conditions[prompt] for prompt in prompts))
 
     @torch.no_grad()
@@ -126,15 +129,14 @@ def _noised(inputs: _Inputs, examples: list[Example], source: torch.Generator, a
     signal = alphas[timesteps].view(-1, 1, 1, 1).to(latents.device)
     noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)
     condition = inputs.condition([e.prompt for e in examples])
-    added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
 
-    def predict(adapter: str | None) -> torch.Tensor:
+    def answer(adapter: str | None) -> torch.Tensor:
         adapters.activate(backbone.unet, adapter)
         with nullcontext() if adapter == adapters.TRAINED else torch.no_grad():
-            return backbone.unet(noisy, timesteps.to(latents.device), condition.states, added_cond_kwargs=added).sample.float()
+            return predict(backbone, noisy, timesteps, condition)
 
     prior = torch.tensor([e.prior for e in examples], device=latents.device)
-    return Noised(noise, prior, _weights(examples, latents)), predict
+    return Noised(target_of(backbone, latents, noise, signal), prior, _weights(examples, latents)), answer
 
 
 def _save_checkpoint(work: Path, step: int, trained: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
@@ -177,23 +179,36 @@ def _restore(work: Path, trained: list[torch.nn.Parameter], optimiser: torch.opt
     return 0
 
 
-def fit(
-    backbone: Backbone, examples: Examples, loss: Loss, settings: FitSettings, *, work: Path, seed: int, report: Report | None = None
-) -> float:
-    """Train the adapter `default` and the token rows that are on the backbone; the mean loss of the last tenth of the steps.
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Parameters that a fit moves, at a learning rate of their own or at that of the settings."""
 
-    Either may be absent, not both. The mean is NaN if no step was left to take. `examples(step, rng)` gives one micro-batch; `loss(noised,
-    predict)` calls `predict` with the adapter it needs: "default", "reference" or None for the base model,
-    the last two without gradients, and "default" last, so that gradient checkpointing recomputes with it.
+    parameters: Sequence[torch.nn.Parameter]
+    learning_rate: float | None = None
+
+
+def fit(
+    backbone: Backbone, examples: Examples, loss: Loss, settings: FitSettings, *, work: Path, seed: int, report: Report | None = None,
+    trained: Sequence[Trained] = (), encode: Encode | None = None,
+) -> float:  # fmt: skip
+    """Train what is on the backbone, or the groups `trained`; the mean loss of the last tenth of the steps.
+
+    What is on the backbone: the adapter `default` and the token rows; either may be absent, not both. `encode` makes
+    conditions of prompts, with gradients if it is trained; by default `encode_prompts`. The mean is NaN if no step was
+    left to take. `examples(step, rng)` gives one micro-batch; `loss(noised, predict)`
+    calls `predict` with the adapter it needs: "default", "reference" or None for the base model, the last two without
+    gradients, and "default" last, so that gradient checkpointing recomputes with it.
     All randomness of optimiser step s comes from (seed, s, micro-batch), so a run resumed from a checkpoint
     in `work` takes exactly the steps that an uninterrupted one would. Raises FloatingPointError if the loss
     is not finite; the checkpoints before it stay.
     """
     adapters.activate(backbone.unet, adapters.TRAINED)
-    trained = [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)]
-    optimiser = torch.optim.AdamW(trained, settings.learning_rate, betas=(0.9, 0.999), weight_decay=settings.weight_decay, fused=True)
-    inputs, alphas, tail = _Inputs(backbone), alphas_cumprod(backbone), []
-    for step in range(_restore(work, trained, optimiser), settings.steps):
+    groups = trained or [Trained(parameters=[*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)])]
+    moved = [p for group in groups for p in group.parameters]
+    rates = [{"params": list(group.parameters), "lr": group.learning_rate or settings.learning_rate} for group in groups]
+    optimiser = torch.optim.AdamW(rates, betas=(0.9, 0.999), weight_decay=settings.weight_decay, fused=True)
+    inputs, alphas, tail = _Inputs(backbone, encode), alphas_cumprod(backbone), []
+    for step in range(_restore(work, moved, optimiser), settings.steps):
         total = 0.0
         for micro in range(settings.accumulation):
             rng = np.random.default_rng((seed, step, micro))
@@ -203,13 +218,13 @@ def fit(
             total += value.item()
         if not np.isfinite(total):
             raise FloatingPointError(f"loss is {total} at step {step}: lower learning_rate ({settings.learning_rate}) or use float32")
-        torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+        torch.nn.utils.clip_grad_norm_(moved, settings.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if step >= int(0.9 * settings.steps):
             tail.append(total)
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-            _save_checkpoint(work, step + 1, trained, optimiser)
+            _save_checkpoint(work, step + 1, moved, optimiser)
         if report is not None:
             report(step + 1, total)
     return float(np.mean(tail)) if tail else float("nan")

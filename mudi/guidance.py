@@ -1,6 +1,12 @@
-"""Guidance: combining the conditional and unconditional noise predictions."""
+"""Guidance: combining the conditional and unconditional noise predictions, at one weight or at one that follows the noise."""
+
+import math
+from collections.abc import Callable
 
 import torch
+
+# From a step's noise level and the next one's to the weight of guidance.
+Weight = Callable[[float, float], float]
 
 
 def classifier_free(unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
@@ -9,3 +15,23 @@ def classifier_free(unconditional: torch.Tensor, conditional: torch.Tensor, scal
     Shapes (B, C, h, w). Source: Ho and Salimans, Classifier-free diffusion guidance, eq. 6 with s = 1 + w.
     """
     return unconditional + scale * (conditional - unconditional)
+
+
+def cfg_plus_plus_weight(sigma: float, sigma_next: float, lam: float) -> float:
+    """The weight with which ordinary guidance makes the very step that CFG++ makes: lam sigma / (sigma - sigma_next).
+
+    CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2) takes the denoised image from the guided prediction and the
+    noise that is added back from the unconditional one, with lam in 0..1. For first-order steps (Euler, DDIM without
+    noise) that is classifier-free guidance whose weight follows the noise; for multistep solvers it is not. An infinite
+    `sigma` gives lam. sigma = sqrt((1 - alpha-bar) / alpha-bar) falls from step to step, so sigma > sigma_next >= 0.
+    """
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam = {lam}: allowed are 0 (unconditional) to 1; 0.6 corresponds to a guidance scale of about 7")
+    if not 0 <= sigma_next < sigma:
+        raise ValueError(f"sigma = {sigma}, sigma_next = {sigma_next}: noise levels must fall, down to 0 at least")
+    return lam if math.isinf(sigma) else lam * sigma / (sigma - sigma_next)
+
+
+def cfg_plus_plus(lam: float) -> Weight:
+    """`cfg_plus_plus_weight` as a function of a step's two noise levels."""
+    return lambda sigma, sigma_next: cfg_plus_plus_weight(sigma, sigma_next, lam)

@@ -1,14 +1,15 @@
 """The only file that finds weights: a name becomes loaded models, frozen, in evaluation mode, on the device asked for.
 
 A name is "miniature", a folder, a hub id with a revision ("stabilityai/stable-diffusion-xl-base-1.0@REVISION") or, for the
-backbone, "random-sdxl" or "random-sdxl:SEED". The miniature is a checkpoint and never a branch: its name stands for a folder.
+backbone, "random-sdxl", "random-sdxl:SEED" or "miniature-sd", which has one text encoder as Stable Diffusion 1.5 has. The
+miniature is a checkpoint and never a branch: its name stands for a folder.
 Folders: a backbone in the diffusers layout; a detector, DINOv2 or CLIP as transformers saves them with their processors;
 DreamSim as `dreamsim_trunks.save_dreamsim`, SAM as `sam_folder.save_segmenter` and ImageReward as `blip_reward.save_reward`
 write them. Only safetensors are read.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import call
 from pathlib import Path
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel, ProcessorMixin
 
+    from mudi.residuals import Residual
+
 MINIATURE = Path(__file__).parent / "miniature" / "weights"
+MINIATURE_SD = "miniature-sd"  # the one-encoder family's backbone, of Stable Diffusion 1.5's plan
 RANDOM_SDXL = re.compile(r"random-sdxl(?::(\d+))?")
+PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
 HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 # Leaves out pickles, half-precision and single-file duplicates, and other frameworks' weights.
 HUB_FILES = [
@@ -41,19 +46,29 @@ HUB_FILES = [
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """SDXL or a model of its plan. `dtype` is that of all parts but the autoencoder, which stays float32 where float16
-    would overflow it (its `force_upcast`)."""
+    """SDXL, Stable Diffusion 1.5 or 2.1, or a model of one of their plans. `dtype` is that of all parts but the autoencoder,
+    which stays float32 where float16 would overflow it (its `force_upcast`). SDXL has two text encoders and tells its UNet a
+    pooled text and sizes besides; the others have one, and None for the second."""
 
     name: str
     tokenizer: "CLIPTokenizer"
-    tokenizer_2: "CLIPTokenizer"
+    tokenizer_2: "CLIPTokenizer | None"
     text_encoder: "CLIPTextModel"
-    text_encoder_2: "CLIPTextModelWithProjection"
+    text_encoder_2: "CLIPTextModelWithProjection | None"
     vae: "AutoencoderKL"
     unet: "UNet2DConditionModel"
     scheduler: "EulerDiscreteScheduler"
     device: torch.device
     dtype: torch.dtype
+    residuals: "list[Residual]" = field(default_factory=list, compare=False)
+    """What is added to the states of words, put there and taken away by `mudi.adapters` as LoRAs and token rows are."""
+
+    @property
+    def readers(self) -> "dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]":
+        """Each text encoder with its tokenizer: clip_l and clip_g of SDXL, as adapter files call them, or the only one, clip."""
+        if self.text_encoder_2 is None:
+            return {"clip": (self.tokenizer, self.text_encoder)}
+        return {"clip_l": (self.tokenizer, self.text_encoder), "clip_g": (self.tokenizer_2, self.text_encoder_2)}
 
     @property
     def latent_factor(self) -> int:
@@ -72,7 +87,7 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = tor
     matched = RANDOM_SDXL.fullmatch(name)
     parts = _random_parts(int(matched[1] or 0), device, dtype) if matched else _stored_parts(find_folder(name), dtype)
     for key in ("text_encoder", "text_encoder_2", "vae", "unet"):
-        parts[key] = _ready(parts[key], device, name)
+        parts[key] = None if parts[key] is None else _ready(parts[key], device, name)
     return Backbone(name=name, **parts, device=device, dtype=dtype)
 
 
@@ -179,10 +194,11 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
 
     miniature_part: the subfolder of the miniature's weights, "" for its backbone.
     """
-    if name == "miniature":
-        if not MINIATURE.is_dir():
-            raise ValueError(f"the miniature's weights are missing from {MINIATURE}; reinstall the package or run `mudi miniature`")
-        return MINIATURE / miniature_part
+    if name in ("miniature", MINIATURE_SD):
+        folder = MINIATURE / ("one_encoder" if name == MINIATURE_SD else miniature_part)
+        if not folder.is_dir():
+            raise ValueError(f"the miniature's weights are missing from {folder}; reinstall the package or run `mudi miniature`")
+        return folder
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path
@@ -212,15 +228,20 @@ def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} has no model_index.json; a backbone is a folder as diffusers saves a StableDiffusionXLPipeline")
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"{folder} has no model_index.json; a backbone is a folder as diffusers saves a pipeline of {PIPELINES}")
+    pipeline = read_config(folder, "model_index.json").get("_class_name")
+    if pipeline not in PIPELINES:
+        raise ValueError(f"{index}: is a {str(pipeline)[:40]!r}, which cannot be adapted here; use one of {', '.join(PIPELINES)}")
+    two = pipeline == "StableDiffusionXLPipeline"
     check_safetensors(folder / "vae")
     force_upcast = AutoencoderKL.load_config(folder / "vae").get("force_upcast", True)
     return {
         "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        "tokenizer_2": CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        "tokenizer_2": CLIPTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True) if two else None,
         "text_encoder": _pretrained(CLIPTextModel, folder / "text_encoder", dtype),
-        "text_encoder_2": _pretrained(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype),
+        "text_encoder_2": _pretrained(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype) if two else None,
         "vae": _pretrained(AutoencoderKL, folder / "vae", _vae_dtype(force_upcast, dtype)),
         "unet": _pretrained(UNet2DConditionModel, folder / "unet", dtype),
         "scheduler": EulerDiscreteScheduler.from_pretrained(folder / "scheduler"),

@@ -20,6 +20,9 @@ from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors,
 from mudi.records import Adapter, Combination, Prompt, Subject
 from mudi.sampling import Sampling, draw
 
+# Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.
+NOT_DECIDING = ("priors", "singles")
+SET_BY_RUNS = (*NOT_DECIDING, "single_seed", "sampling", "detector", "segmenter")
 OBJECTIVES = ("prior_preservation", "dco", "denoising")
 RANGES = {
     **dict.fromkeys(("steps", "batch", "accumulation", "rank", "prior_steps"), (int, 1, 1e7)),
@@ -39,7 +42,9 @@ class Personalization:
     noise and the personal gradient vanishes. "denoising" is neither. `descriptive_class` False names a
     subject by its super-category, "olis dog" for "olis corgi", in captions and prompts (paper, Table 3).
     `priors` says, by subject key, where class priors lie that were drawn before; without it they are drawn in the
-    fit's own work folder, the same pictures. It decides nothing, so it is no part of a method's equality or manifest.
+    fit's own work folder, the same pictures. `singles` is where methods that fit each subject alone keep those fits for
+    other combinations, by default the fit's own work folder. Neither decides anything, so they are no part of a method's
+    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination.
     """
 
     name: ClassVar[str]
@@ -62,6 +67,8 @@ class Personalization:
     segmenter: str = "miniature"
     sampling: Sampling = field(default_factory=Sampling)
     priors: Mapping[str, str] | None = field(default=None, compare=False)
+    singles: str | None = field(default=None, compare=False)
+    single_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -135,7 +142,7 @@ def personalize(
     tail = fit(backbone, examples, LOSSES[options.objective](options), settings, work=work, seed=seed, report=report)
     texts = [picture.caption for picture in pictures] + [prompt.text for prompt in combination.prompts]
     cut = {text: count for text in texts if (count := cut_tokens(backbone, text))}
-    hyperparameters = {key: value for key, value in asdict(options).items() if key != "priors"}
+    hyperparameters = {key: value for key, value in asdict(options).items() if key not in NOT_DECIDING}
     trained = [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)]
     details = {
         "seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": hyperparameters,
@@ -157,10 +164,10 @@ def _prior_preservation(options: Personalization) -> Loss:
     def loss(noised: Noised, predict: Predict) -> torch.Tensor:
         predicted, prior = predict(TRAINED), noised.prior
         if not prior.any():
-            return denoising_loss(predicted, noised.noise, noised.weights)
+            return denoising_loss(predicted, noised.target, noised.weights)
         weights = None if noised.weights is None else noised.weights[~prior]
-        own = denoising_loss(predicted[~prior], noised.noise[~prior], weights)
-        return own + options.prior_weight * denoising_loss(predicted[prior], noised.noise[prior])
+        own = denoising_loss(predicted[~prior], noised.target[~prior], weights)
+        return own + options.prior_weight * denoising_loss(predicted[prior], noised.target[prior])
 
     return loss
 
@@ -168,14 +175,14 @@ def _prior_preservation(options: Personalization) -> Loss:
 def _dco(options: Personalization) -> Loss:
     def loss(noised: Noised, predict: Predict) -> torch.Tensor:
         reference = predict(None)
-        return dco_loss(predict(TRAINED), reference, noised.noise, options.dco_beta)
+        return dco_loss(predict(TRAINED), reference, noised.target, options.dco_beta)
 
     return loss
 
 
 def _denoising(_: Personalization) -> Loss:
     def loss(noised: Noised, predict: Predict) -> torch.Tensor:
-        return denoising_loss(predict(TRAINED), noised.noise, noised.weights)
+        return denoising_loss(predict(TRAINED), noised.target, noised.weights)
 
     return loss
 

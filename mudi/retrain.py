@@ -10,7 +10,7 @@ import torch
 from mudi import adapters
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.conditioning import encode_prompts
-from mudi.diffusion import alphas_cumprod, encode
+from mudi.diffusion import alphas_cumprod, encode, predict
 from mudi.examples import kept_examples, personal_examples, reference_pictures, seg_mixing
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
@@ -46,7 +46,7 @@ def kl_loss(weight: float) -> Loss:
     def loss(noised: Noised, predict: Predict) -> torch.Tensor:
         reference = predict(REFERENCE)
         predicted = predict(TRAINED)
-        return denoising_loss(predicted, noised.noise, noised.weights) + weight * kl_penalty(predicted, reference)
+        return denoising_loss(predicted, noised.target, noised.weights) + weight * kl_penalty(predicted, reference)
 
     return loss
 
@@ -101,7 +101,6 @@ def drift(backbone: Backbone, combination: Combination) -> float:
     pictures = reference_pictures(combination, backbone.resolution, masks=False)
     latents = encode(backbone, [p.image for p in pictures])
     condition = encode_prompts(backbone, [p.caption for p in pictures])
-    added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
     source, squares = torch.Generator().manual_seed(0), []
     for timestep in range(50, 1000, 100):
         noise = torch.randn(latents.shape, generator=source).to(latents.device)
@@ -110,6 +109,6 @@ def drift(backbone: Backbone, combination: Combination) -> float:
         predicted = []
         for name in (REFERENCE, TRAINED):
             adapters.activate(backbone.unet, name)
-            predicted.append(backbone.unet(noisy, timestep, condition.states, added_cond_kwargs=added).sample)
+            predicted.append(predict(backbone, noisy, torch.tensor(timestep), condition))
         squares.append(kl_penalty(predicted[1], predicted[0]).item())
     return float(np.mean(squares))

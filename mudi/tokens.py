@@ -1,4 +1,4 @@
-"""Trained token rows: what the identifiers mean to both text encoders, learnt instead of a LoRA or beside one."""
+"""Trained token rows: what the identifiers mean to the text encoders, learnt instead of a LoRA or beside one."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,8 +6,6 @@ import torch
 from torch import nn
 
 from mudi.models import Backbone
-
-ENCODERS = {"clip_l": ("tokenizer", "text_encoder"), "clip_g": ("tokenizer_2", "text_encoder_2")}
 
 # Identifier -> encoder -> its row (D,).
 Rows = dict[str, dict[str, torch.Tensor]]
@@ -42,7 +40,7 @@ def token_id(tokenizer, word: str) -> int:
 
 
 def attach_rows(backbone: Backbone, starts: Mapping[str, str | Mapping[str, torch.Tensor]]) -> None:
-    """Give each identifier of `starts` a trained row in both encoders, replacing those that are on.
+    """Give each identifier of `starts` a trained row in each text encoder, replacing those that are on.
 
     The row starts as given (encoder -> (D,)), or as the mean of the rows of the words given: its own
     identifier, as Custom Diffusion starts, or a class noun, as Textual Inversion starts. Departure: the
@@ -50,8 +48,7 @@ def attach_rows(backbone: Backbone, starts: Mapping[str, str | Mapping[str, torc
     tokenizer has to travel with the adapter.
     """
     detach_rows(backbone)
-    for key, (tokenizer, encoder) in ENCODERS.items():
-        tokenizer, encoder = getattr(backbone, tokenizer), getattr(backbone, encoder)
+    for key, (tokenizer, encoder) in backbone.readers.items():
         base = encoder.get_input_embeddings()
         ids = torch.tensor([token_id(tokenizer, word) for word in starts], device=base.weight.device)
         if len(set(ids.tolist())) != len(ids):
@@ -69,16 +66,16 @@ def _start(base: nn.Embedding, tokenizer, words: str) -> torch.Tensor:
 
 
 def detach_rows(backbone: Backbone) -> None:
-    """Give both encoders back the embeddings they were loaded with."""
-    for _, encoder in ENCODERS.values():
-        embeddings = getattr(backbone, encoder).get_input_embeddings()
+    """Give the encoders back the embeddings they were loaded with."""
+    for _, encoder in backbone.readers.values():
+        embeddings = encoder.get_input_embeddings()
         if isinstance(embeddings, PersonalRows):
-            getattr(backbone, encoder).set_input_embeddings(embeddings.base)
+            encoder.set_input_embeddings(embeddings.base)
 
 
 def row_parameters(backbone: Backbone) -> list[nn.Parameter]:
     """The trained rows, (K, D) an encoder; none if none are attached."""
-    found = [getattr(backbone, encoder).get_input_embeddings() for _, encoder in ENCODERS.values()]
+    found = [encoder.get_input_embeddings() for _, encoder in backbone.readers.values()]
     return [embeddings.rows for embeddings in found if isinstance(embeddings, PersonalRows)]
 
 
@@ -87,5 +84,5 @@ def read_rows(backbone: Backbone, identifiers: Sequence[str]) -> Rows:
     parameters = row_parameters(backbone)
     if not parameters:
         return {}
-    values = {key: p.detach().float().cpu() for key, p in zip(ENCODERS, parameters, strict=True)}
+    values = {key: p.detach().float().cpu() for key, p in zip(backbone.readers, parameters, strict=True)}
     return {word: {key: value[i].clone() for key, value in values.items()} for i, word in enumerate(identifiers)}

@@ -22,11 +22,11 @@ def write_model(folder: Path, config: dict, model: nn.Module, dtype: torch.dtype
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def read_config(folder: Path) -> dict:
-    """The contents of config.json; ValueError if it is missing or no JSON object."""
-    path = folder / CONFIG
+def read_config(folder: Path, name: str = CONFIG) -> dict:
+    """The contents of config.json, or of another file of settings; ValueError if it is missing or no JSON object."""
+    path = folder / name
     if not path.is_file():
-        raise ValueError(f"{path} is missing; a model folder holds {CONFIG} and {WEIGHTS}")
+        raise ValueError(f"{path} is missing; a model folder holds {name} and its weights")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -15,7 +15,7 @@ from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.assignments import Chosen, fit_seed, located, method_values
+from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
@@ -168,7 +168,7 @@ def first_fits(
                 folder = fit_folder(run_dir, arm, combination.key, fit)
                 job = FitJob(
                     label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method,
-                    hyperparameters=dict(arm.values), backbone=located(config.models.backbone), precision=config.precision,
+                    hyperparameters={**arm.values, "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed + fit}, backbone=located(config.models.backbone), precision=config.precision,
                     out_dir=str(folder), seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.steps,
                 )  # fmt: skip
                 jobs.setdefault(folder, job)

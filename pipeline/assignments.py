@@ -13,6 +13,7 @@ from mudi.dataset import check_images, load_combination, require_masks
 from mudi.layout import require_layouts
 from mudi.methods import METHODS
 from mudi.methods.mudi import MuDI
+from mudi.personalization import SET_BY_RUNS
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
@@ -84,7 +85,7 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(METHODS)}")
     method = METHODS[name]
     known = {field.name for field in dataclasses.fields(method)}
-    settable = sorted(known - {"sampling", "detector", "segmenter", "priors"})
+    settable = sorted(known - set(SET_BY_RUNS))
     for key in hyperparameters:
         if key not in settable:
             close = difflib.get_close_matches(key, settable, n=1)
@@ -97,6 +98,10 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     except ValueError as error:
         raise ValueError(f"{place}.{error}") from None
     return values
+
+
+# Fits of one subject alone lie beside the runs, so that all combinations of all runs share them.
+SINGLES = "_subjects"
 
 
 def fit_seed(run_seed: int, combination: str, round: int) -> int:
@@ -112,7 +117,7 @@ def adapter_folder(run_dir: Path, combination: str, round: int) -> Path:
 
 def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> list[FitJob]:
     """The method's own fit of every combination, which makes the adapters of round 0."""
-    values = hyperparameters_of(config)
+    values = {**hyperparameters_of(config), "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed}
     return [
         FitJob(
             label=combination.key, combination=combination, method=config.method.name, hyperparameters=values,

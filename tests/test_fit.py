@@ -16,7 +16,7 @@ def examples(step, rng):
 
 
 def loss(noised, predict):
-    return denoising_loss(predict(TRAINED), noised.noise)
+    return denoising_loss(predict(TRAINED), noised.target)
 
 
 def trained(backbone, work, settings, stop_at=None, source=examples):
@@ -78,7 +78,7 @@ def test_the_base_model_does_not_move(miniature, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_fit(miniature, tmp_path):
     def broken(noised, predict):
-        return denoising_loss(predict(TRAINED), noised.noise) * float("nan")
+        return denoising_loss(predict(TRAINED), noised.target) * float("nan")
 
     adapters.attach(miniature.unet, LoraSettings(rank=2, alpha=2), 0)
     with pytest.raises(FloatingPointError, match="step 0"):

@@ -1,0 +1,54 @@
+"""Steps of the denoising loop from one noise level to the next, in latents scaled so that noise has the variance sigma^2."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+# What a multistep solver remembers: its last denoised latents and the noise level they were made at.
+Past = tuple[torch.Tensor, torch.Tensor] | None
+Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Past], tuple[torch.Tensor, Past]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """`step(latents, noise, sigma, sigma_next, past)` gives the next latents (B, C, h, w) and what to remember; the noise
+    levels are float32 ().
+
+    `multistep` solvers look at earlier steps. `ends_at_first` ones stop at the first training timestep's noise level
+    instead of 0 (diffusers' DDIM with `set_alpha_to_one` False, as Stable Diffusion ships it).
+    """
+
+    step: Step
+    multistep: bool = False
+    ends_at_first: bool = False
+
+
+def euler(
+    latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor, past: Past
+) -> tuple[torch.Tensor, Past]:
+    """One Euler step of the probability flow; in this scaling it is also DDIM's step without noise."""
+    return latents + (sigma_next - sigma) * noise, None
+
+
+def dpmpp_2m(
+    latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor, past: Past
+) -> tuple[torch.Tensor, Past]:
+    """One step of DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2); first order on the first and last step."""
+    denoised = latents - sigma * noise
+    if sigma_next == 0:
+        return denoised, (denoised, sigma)
+    h = torch.log(sigma / sigma_next)
+    direction = denoised
+    if past is not None:
+        earlier, earlier_sigma = past
+        ratio = torch.log(earlier_sigma / sigma) / h
+        direction = denoised + (denoised - earlier) / (2 * ratio)
+    return sigma_next / sigma * latents - torch.expm1(-h) * direction, (denoised, sigma)
+
+
+SOLVERS = {
+    "euler": Solver(step=euler),
+    "ddim": Solver(step=euler, ends_at_first=True),
+    "dpmpp_2m": Solver(step=dpmpp_2m, multistep=True),
+}
