@@ -114,6 +114,11 @@ def save(
     return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
 
 
+def base_facts(backbone: Backbone) -> dict[str, str]:
+    """What a manifest says of the model that an adapter was fitted on: adapters that differ here are never merged."""
+    return {"backbone": backbone.name, "precision": str(backbone.dtype).removeprefix("torch.")}
+
+
 def _lora_tensors(unet: nn.Module, name: str) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
@@ -181,16 +186,22 @@ def detach(backbone: Backbone) -> None:
 
 def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:
     """Put the token rows of a stored adapter on, frozen, and return their identifiers; none if it has none."""
-    if not (adapter.path / ROWS).is_file():
+    if not (rows := stored_rows(adapter)):
         return ()
-    rows: tokens.Rows = {}
-    for key, row in _verified(adapter, ROWS).items():
-        word, encoder = key.rsplit(".", 1)
-        rows.setdefault(word, {})[encoder] = row
     tokens.attach_rows(backbone, rows)
     for parameter in tokens.row_parameters(backbone):
         parameter.requires_grad_(False)
     return tuple(rows)
+
+
+def stored_rows(adapter: Adapter) -> tokens.Rows:
+    """The token rows of a stored adapter, on the CPU; {} if it has none."""
+    rows: tokens.Rows = {}
+    if (adapter.path / ROWS).is_file():
+        for key, row in _verified(adapter, ROWS).items():
+            word, encoder = key.rsplit(".", 1)
+            rows.setdefault(word, {})[encoder] = row
+    return rows
 
 
 def _verified(adapter: Adapter, name: str) -> dict[str, torch.Tensor]:
@@ -207,25 +218,39 @@ def _verified(adapter: Adapter, name: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def read_lora(adapter: Adapter) -> tuple[LoraSettings, dict[str, torch.Tensor]]:
+    """The settings of a stored LoRA and its matrices, on the CPU, as "unet.LAYER.lora_A.weight" (r, in) and "..lora_B.." (out, r).
+
+    Raises ValueError if the adapter holds none or its files are not what was saved.
+    """
+    lora = read_manifest(adapter.path)["lora"]
+    if lora is None:
+        raise ValueError(f"{adapter.path}: holds token rows and no LoRA ({adapter.method}); use an adapter of another method")
+    return LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"])), _verified(adapter, WEIGHTS)
+
+
 def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings:
     """Put the LoRA of a stored adapter on `unet` under `name`, active; its settings come back.
 
     Raises ValueError if there is none, or as `put_on` does.
     """
+    settings, state = read_lora(adapter)
+    put_matrices(unet, settings, state, name, str(adapter.path / WEIGHTS))
+    return settings
+
+
+def put_matrices(
+    unet: nn.Module, settings: LoraSettings, state: dict[str, torch.Tensor], name: str = TRAINED, origin: str = "LoRA"
+) -> None:
+    """Put a LoRA given by its matrices (see `read_lora`) on `unet` under `name`, active; ValueError unless it fits exactly."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    lora = read_manifest(adapter.path)["lora"]
-    if lora is None:
-        raise ValueError(f"{adapter.path}: holds token rows and no LoRA ({adapter.method}); use an adapter of another method")
-    settings = LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"]))
-    state = {key.removeprefix("unet."): value for key, value in _verified(adapter, WEIGHTS).items()}
+    state = {key.removeprefix("unet."): value for key, value in state.items()}
     attach(unet, settings, seed=0, name=name)
     present = set(get_peft_model_state_dict(unet, adapter_name=name))
     if unmatched := sorted(present ^ set(state)):
         raise ValueError(
-            f"{adapter.path / WEIGHTS}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; "
-            "was it fitted on another model?"
+            f"{origin}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; was it fitted on another model?"
         )
     set_peft_model_state_dict(unet, state, adapter_name=name)
     activate(unet, name)
-    return settings

@@ -3,7 +3,10 @@
 from mudi.methods.custom_diffusion import CustomDiffusion
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
+from mudi.methods.merged_loras import MergedLoras
+from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi import MuDI
+from mudi.methods.mudi_modular import MudiModular
 from mudi.methods.textual_inversion import TextualInversion
 
 METHODS = {
@@ -12,4 +15,7 @@ METHODS = {
     "cut_mix": CutMix,
     "textual_inversion": TextualInversion,
     "custom_diffusion": CustomDiffusion,
+    "merged_loras": MergedLoras,
+    "mix_of_show": MixOfShow,
+    "mudi_modular": MudiModular,
 }
