@@ -82,6 +82,10 @@ class Personalization:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
         return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
 
+    def steps_in_all(self, subjects: int) -> int:
+        """The optimiser steps of `train` for so many subjects, fits that are found again included."""
+        return self.steps
+
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
         if self.objective != "prior_preservation" or not self.prior_images:

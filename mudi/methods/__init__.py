@@ -1,6 +1,7 @@
 """The personalisation methods by name. A new one is a file here and a line below."""
 
 from mudi.methods.custom_diffusion import CustomDiffusion
+from mudi.methods.custom_diffusion_merged import CustomDiffusionMerged
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
 from mudi.methods.merged_loras import MergedLoras
@@ -15,6 +16,7 @@ METHODS = {
     "cut_mix": CutMix,
     "textual_inversion": TextualInversion,
     "custom_diffusion": CustomDiffusion,
+    "custom_diffusion_merged": CustomDiffusionMerged,
     "merged_loras": MergedLoras,
     "mix_of_show": MixOfShow,
     "mudi_modular": MudiModular,

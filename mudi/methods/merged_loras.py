@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from mudi.concept_grams import Positions
 from mudi.fit import Report
-from mudi.fusion import RIDGE
-from mudi.merged import DENSITY, Kind, check_kind, merged_adapter
+from mudi.merged import DENSITY, FUSION_RIDGE, Kind, check_kind, merged_adapter
 from mudi.methods.dreambooth import DreamBooth
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
@@ -32,12 +31,16 @@ class MergedLoras(Personalization):
     merge_rank: int | None = None
     density: float = DENSITY
     kv_positions: Positions = "real"
-    ridge: float = RIDGE
+    ridge: float = FUSION_RIDGE
     sampling: Sampling = field(default_factory=lambda: Sampling(negative_prompt=None, gamma=0.0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_kind(self.merge, self.kv_positions, self.merge_rank, self.density)
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store their merge in `out_dir`."""

@@ -12,8 +12,7 @@ from mudi.adapters import LoraSettings
 from mudi.concept_grams import Positions
 from mudi.examples import Picture, square_photo
 from mudi.fit import Report
-from mudi.fusion import RIDGE
-from mudi.merged import DENSITY, Kind, check_kind, merged_adapter
+from mudi.merged import DENSITY, FUSION_RIDGE, Kind, check_kind, merged_adapter
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters, personalize
 from mudi.records import Adapter, Combination, Subject
@@ -81,11 +80,15 @@ class MixOfShow(EDLora):
     merge_rank: int | None = None
     density: float = DENSITY
     kv_positions: Positions = "real"
-    ridge: float = RIDGE
+    ridge: float = FUSION_RIDGE
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_kind(self.merge, self.kv_positions, self.merge_rank, self.density)
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit an ED-LoRA to each subject, unless it is there, and store their merge in `out_dir`."""
@@ -113,7 +116,7 @@ def on_the_subject(picture: Picture, latent_side: int) -> Picture:
 
 
 def _random_row(backbone: Backbone, deviation: float, source: torch.Generator) -> dict[str, torch.Tensor]:
-    widths = {key: encoder.get_input_embeddings().embedding_dim for key, (_, encoder) in backbone.readers.items()}
+    widths = {key: encoder.config.hidden_size for key, (_, encoder) in backbone.readers.items()}
     return {key: deviation * torch.randn(width, generator=source) for key, width in widths.items()}
 
 

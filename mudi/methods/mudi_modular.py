@@ -8,8 +8,7 @@ from mudi import adapters
 from mudi.concept_grams import Positions
 from mudi.examples import personal_examples, seg_mixing
 from mudi.fit import Report
-from mudi.fusion import RIDGE
-from mudi.merged import DENSITY, Kind, check_kind, merged_adapter
+from mudi.merged import DENSITY, FUSION_RIDGE, Kind, check_kind, merged_adapter
 from mudi.methods.dreambooth import DreamBooth
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
@@ -39,7 +38,7 @@ class MudiModular(Personalization):
     merge_rank: int | None = None
     density: float = DENSITY
     kv_positions: Positions = "real"
-    ridge: float = RIDGE
+    ridge: float = FUSION_RIDGE
     self_images: int = 5
     self_steps: int = 50
     self_guidance_scale: float = 5.0
@@ -51,6 +50,10 @@ class MudiModular(Personalization):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_kind(self.merge, self.kv_positions, self.merge_rank, self.density)
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit, and of the refinement."""
+        return self.steps * subjects + self.refine_steps
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store their refined merge in `out_dir`."""
