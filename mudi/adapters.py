@@ -133,6 +133,16 @@ def _contents_sha256(folder: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def payload_bytes(folder: Path) -> int:
+    """The bytes of a stored adapter's numbers, in the format they are stored in, without headers and manifest."""
+    total = 0
+    for path in (folder / name for name in CONTENTS if (folder / name).is_file()):
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        total += path.stat().st_size - 8 - header
+    return total
+
+
 def read_manifest(folder: Path) -> dict:
     """What the manifest of an adapter says; ValueError if there is none."""
     path = folder / MANIFEST

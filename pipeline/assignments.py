@@ -11,6 +11,7 @@ from typing import Any
 from mudi import models
 from mudi.dataset import check_images, load_combination, require_masks
 from mudi.layout import require_layouts
+from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
 from mudi.methods.mudi import MuDI
 from mudi.personalization import SET_BY_RUNS
@@ -20,6 +21,7 @@ from mudi.sampling import Sampling
 from pipeline import plan
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
+from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
 from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
@@ -51,8 +53,8 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
     if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
         require_masks(combination, config.method.name)
-    if config.sampling.layout == "given":
-        require_layouts(combination, "sampling.layout = given")
+    if sampling_of(config).wants_layouts:
+        require_layouts(combination, "sampling")
     return plan.fill_prompts(combination, templates_of(config, combination.key), config.watched_prompts)
 
 
@@ -71,7 +73,18 @@ def located(name: str) -> str:
 
 def sampling_of(config: RunConfig) -> Sampling:
     """How an image is drawn, as mudi's own value."""
-    return Sampling(**config.sampling.model_dump(exclude={"batch"}))
+    return sampling_value("sampling", config.sampling)
+
+
+def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
+    """The `sampling` of a file as mudi's own value; ValueError, naming the `place`, for keys that exclude each other."""
+    values = spec.model_dump(exclude={"batch"})
+    if (guidance := values.pop("layout_guidance", None)) is not None:
+        values["layout_guidance"] = LayoutGuidance(**guidance)
+    try:
+        return Sampling(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from None
 
 
 def hyperparameters_of(config: RunConfig) -> dict:

@@ -83,11 +83,43 @@ class Method(Settings):
         return dict(self.model_extra)
 
 
+def left_out(default: object) -> Any:
+    """For a key that came later: left out of a dump where it changes nothing, so that earlier runs are still recognised."""
+    return Field(exclude_if=lambda value: value == default)
+
+
+class LayoutGuidance(Settings):
+    """Cross-attention that holds each subject's words to its box (Cones 2)."""
+
+    weight: Amount = 0.08
+    """How strongly a subject's words are raised in its box; Cones 2 uses 0.05 to 0.10."""
+    inside: Amount = 2.5
+    """What scores in the box get, times `weight`, the noise and the scores' spread."""
+    outside: Annotated[float, Field(le=0)] = -1e8
+    """What scores off the box get: so little that nothing is left."""
+    levels: Literal["all", "v1"] | tuple[Annotated[int, Field(ge=1)], ...] = "all"
+    """Which cross-attention is edited: all, all but the coarsest (v1), or a list of factors by which latents are reduced there."""
+    steps: Count | None = 50
+    """Steps that are edited, from the first; null is all."""
+    recurrence: Annotated[int, Field(ge=0)] = 1
+    """How often an edited step is done again from fresh noise. Each costs as much as the step."""
+    shift_schedule: bool = True
+    """Whether the edit fades within its own steps, as released, or with the sampler's noise."""
+
+
 class Sampling(Settings):
     steps: Count = 50
     """Denoising steps of one image."""
-    guidance_scale: Amount = 5.0
-    """Classifier-free guidance weight; 1 is no guidance."""
+    guidance_scale: Amount | None = 5.0
+    """Classifier-free guidance weight; 1 is no guidance, null leaves it to `cfg_plus_plus`."""
+    cfg_plus_plus: Annotated[Share | None, left_out(None)] = None
+    """CFG++'s lambda, 0 to 1, instead of a guidance_scale; 0.6 is about a scale of 7."""
+    scheduler: Annotated[Literal["euler", "ddim", "dpmpp_2m"], left_out("euler")] = "euler"
+    """How a denoising step is taken."""
+    padding: Annotated[Literal["full", "adaptive"], left_out("full")] = "full"
+    """Whether attention sees the padding behind a prompt's words: adaptive hides it."""
+    layout_guidance: Annotated[LayoutGuidance | None, left_out(None)] = None
+    """Attention by the combination's layouts; null is none."""
     negative_prompt: Annotated[str, Field(max_length=2000)] | None = "sticker, collage."
     """What guidance steers away from; the default is the paper's for MuDI. "{subjects}" stands for the super-categories; null is none."""
     gamma: Share = 1.0
@@ -96,8 +128,7 @@ class Sampling(Settings):
     """Size of each subject in a composition, in their order, as a share of the largest that fits; null draws it."""
     overlap: bool = True
     """Whether subjects may cover one another in a composition."""
-    # Left out of a dump where it changes nothing, so that a run from before there were layouts is still recognised.
-    layout: Annotated[Literal["random", "given"], Field(exclude_if=lambda layout: layout == "random")] = "random"
+    layout: Annotated[Literal["random", "given"], left_out("random")] = "random"
     """Where the subjects of a composition stand: at random, or as the combination's own layouts say."""
     batch: Count = 8
     """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""

@@ -17,6 +17,7 @@ from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings, retrain
 from pipeline import store
+from pipeline.memory import peak_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,14 @@ class FitJob:
 def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
     """Make the job's adapter in this process; the folder it leaves is complete or absent.
 
-    Beside the folder `OUT_DIR.cost.json` says on what it was made and how many seconds that took, loading
-    excluded; of a fit that was killed and went on, those of the last start.
+    Beside the folder `OUT_DIR.cost.json` says on what it was made, how many seconds that took, loading excluded, and the
+    peak of memory in bytes (`memory.peak_on`); of a fit that was killed and went on, those of the last start.
     """
     backbone = models.load(job.backbone, device, getattr(torch, job.precision))
-    began = time.perf_counter()
-    adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
-    cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device)}
+    with peak_on(backbone.device) as peak:
+        began = time.perf_counter()
+        adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
+        cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device), "peak_bytes": peak()}
     cost_file(Path(job.out_dir)).write_text(json.dumps(cost))
     return adapter
 

@@ -6,8 +6,7 @@ compositions and its decoding, and every scorer once on that chunk. Nothing but 
 
 import io
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.calibration import PNG, SCORERS_LOAD, STEP_LOAD, Rate, judge_name, scorer_names, spread
 from pipeline.config import RunConfig, Slot
 from pipeline.fit_job import device_name
-from pipeline.memory import peak_memory, total_memory
+from pipeline.memory import peak_on
 from pipeline.store import encode_png
 from pipeline.workload import FitWork, Workload
 
@@ -81,7 +80,7 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
         stamps.append(time.perf_counter())
 
     folder = scratch / f"{len(list(scratch.iterdir()))}"
-    with _memory(backbone.device) as peak:
+    with peak_on(backbone.device) as peak:
         began = time.perf_counter()
         if work.retraining is None:
             # Class priors are rows like any other, so rows in their place cost the same and nothing need be drawn.
@@ -115,7 +114,7 @@ def _draw(
 
     segments = subject_segments(combination) if sampling.gamma else []
     asked = Prompt(prompt_id="calibration", text=prompt)
-    with _memory(backbone.device) as peak:
+    with peak_on(backbone.device) as peak:
         draw(backbone, combination, asked, range(batch), replace(sampling, steps=WARM_UP), segments)
         hooks = [backbone.unet.register_forward_pre_hook(stamp), backbone.unet.register_forward_hook(stamp)]
         began = time.perf_counter()
@@ -178,17 +177,6 @@ def _each(work: Callable[[], object], pictures: int) -> Rate:
         work()
         seconds.append((time.perf_counter() - began) / pictures)
     return spread(seconds[WARM_UP:], source="two turns")
-
-
-@contextmanager
-def _memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """A function that tells the peak of the block in bytes: what torch allocated on a GPU, else this whole process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: torch.cuda.max_memory_allocated(device)
-        return
-    with peak_memory() as peak:
-        yield lambda: max(peak.bytes, total_memory())
 
 
 def _settle(device: torch.device) -> None:

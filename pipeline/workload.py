@@ -142,15 +142,23 @@ class Workload:
         return [judge for phase in self.phases for judge in phase.judged]
 
 
+def calls_of_sampling(sampling: Sampling) -> int:
+    """Calls of the UNet for one chunk: its steps, and those that guidance by layout does again."""
+    guidance = sampling.layout_guidance
+    if guidance is None:
+        return sampling.steps
+    return sampling.steps + guidance.recurrence * min(sampling.steps, guidance.steps or sampling.steps)
+
+
 def passes_of_sampling(sampling: Sampling) -> int:
     """UNet rows of one picture."""
-    return sampling.steps * (1 if sampling.guidance_scale == 1 else 2)
+    return calls_of_sampling(sampling) * (1 if sampling.guidance == 1 else 2)
 
 
 def draw_kind(batch: int, sampling: Sampling) -> str:
     """What decides the seconds of a denoising step and of what surrounds the steps."""
-    guided, shifted = sampling.guidance_scale != 1, bool(sampling.gamma)
-    return f"draw batch={batch}{' guided' if guided else ''}{' shifted' if shifted else ''}"
+    told = {"guided": sampling.guidance != 1, "shifted": sampling.gamma, "by layout": sampling.layout_guidance}
+    return " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
 
 
 def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
