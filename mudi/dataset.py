@@ -4,7 +4,7 @@ The folder is read as MuDI publishes its own: photos, masks and `metadata.jsonl`
 the subjects, {"id": {"a": "olis corgi", "b": "hta chow chow"}}, and whose other lines each name one
 photo, {"id": "a", "file_name": "a00.jpg", "mask_path": "mask_a00.jpg", "text": "A photo of a olis corgi."}.
 "mask_path" may be left out for methods that cut nothing out.
-The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for, and {"layouts": [{"a": [0, 200,
+The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for (null for a style), and {"layouts": [{"a": [0, 200,
 500, 1000], "b": [520, 400, 1000, 1000]}]}, boxes (x0, y0, x1, y1) for all subjects on a canvas of 1024 by 1024.
 
 All that is wrong with a folder is a ValueError of one line that names the file, its line or key, and
@@ -109,17 +109,30 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None, ref
             key=key,
             identifier=identifier,
             class_noun=class_noun,
-            detection_query=asked.get(key) or DETECTION_QUERIES.get(class_noun.lower(), class_noun.split()[-1]),
+            detection_query=asked[key] if key in asked else DETECTION_QUERIES.get(class_noun.lower(), class_noun.split()[-1]),
             references=tuple(references[key].values()),
         )
         for key, (identifier, class_noun) in phrases.items()
     )
-    return Combination(key=folder.name, subjects=subjects, layouts=layouts_of(where, header.get("layouts", []), phrases))
+    objects = [subject.key for subject in subjects if subject.detection_query]
+    if not objects:
+        raise ValueError(f'{where}: "query" is null for every subject; one at least must be something to detect')
+    return Combination(key=folder.name, subjects=subjects, layouts=layouts_of(where, header.get("layouts", []), objects))
+
+
+def require_objects(combination: Combination, wanted_by: str) -> None:
+    """Raise ValueError if the combination holds a style; `wanted_by` is what cuts every subject out."""
+    styles = [subject.key for subject in combination.subjects if subject not in combination.objects]
+    if styles:
+        raise ValueError(
+            f"{combination.key}: {wanted_by} cuts every subject out, and {styles[0]!r} has no query to be found by, as a style has none; "
+            "use a method that needs no masks, such as cones2 or custom_diffusion"
+        )
 
 
 def require_masks(combination: Combination, wanted_by: str) -> None:
-    """Raise ValueError if a photo of the combination has no mask; `wanted_by` is what needs it."""
-    bare = [r.image_path for s in combination.subjects for r in s.references if r.mask_path is None]
+    """Raise ValueError if a photo of something that a box can hold has no mask; `wanted_by` is what needs it."""
+    bare = [r.image_path for s in combination.objects for r in s.references if r.mask_path is None]
     if bare:
         raise ValueError(
             f"{bare[0]}: has no mask ({len(bare)} such photos in {combination.key}), and {wanted_by} cuts the subjects out; "
@@ -213,11 +226,11 @@ def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
     return phrases
 
 
-def _detection_queries(where: str, queries: Mapping[str, str], subject_keys: Collection[str]) -> dict[str, str]:
-    """The queries by subject key, once they are known to name subjects and to be text."""
+def _detection_queries(where: str, queries: Mapping[str, str | None], subject_keys: Collection[str]) -> dict[str, str]:
+    """The queries by subject key, once they are known to name subjects and to be text; "" for null, which says a style."""
     if not isinstance(queries, Mapping) or set(queries) - set(subject_keys):
         raise ValueError(f"{where}: {str(queries)[:80]!a} must map subject keys ({', '.join(subject_keys)}) to what to detect")
-    return {key: text_of(where, queries, key) for key in queries}
+    return {key: "" if queries[key] is None else text_of(where, queries, key) for key in queries}
 
 
 def _reference(folder: Path, where: str, entry: Mapping, key: str, phrases: Mapping[str, tuple[str, str]]) -> Reference:

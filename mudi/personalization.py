@@ -92,7 +92,7 @@ class Personalization:
                 detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
                 steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
             )
-            for subject in self.view(combination).subjects
+            for subject in self.view(combination).objects
         }  # fmt: skip
 
     def sample(
@@ -104,7 +104,9 @@ class Personalization:
 
 
 def _plainly_named(subject: Subject) -> Subject:
-    """The subject with its super-category for a class noun, in its captions too."""
+    """The subject with its super-category for a class noun, in its captions too; a style keeps its own."""
+    if not subject.detection_query:
+        return subject
     pattern = re.compile(rf"\b{re.escape(subject.class_noun)}\b", re.IGNORECASE)
     references = tuple(replace(r, caption=pattern.sub(subject.detection_query, r.caption)) for r in subject.references)
     return replace(subject, class_noun=subject.detection_query, references=references)

@@ -91,8 +91,8 @@ Segments = list[list[Segment]]
 
 
 def subject_segments(combination: Combination) -> Segments:
-    """Every reference of every subject, cut out by its mask: one list a subject."""
-    return [load_segments(subject) for subject in combination.subjects]
+    """Every reference of every subject that a box can hold, cut out by its mask: one list a subject."""
+    return [load_segments(subject) for subject in combination.objects]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def layout_edit(
     if options.layout_guidance is None:
         yield None
         return
-    spans = token_spans(backbone, prompt.text, [subject.phrase for subject in combination.subjects])
+    spans = token_spans(backbone, prompt.text, [subject.phrase for subject in combination.objects])
     layouts = boxes_of(combination)
     guided = [(start_of(seed, segments, options, layouts)[0].layout, spans) for seed in seeds]
     rows = guided if options.guidance == 1 else [*[None] * len(seeds), *guided]
@@ -193,5 +193,5 @@ def again_seed(seed: int) -> int:
 
 
 def _negative_prompt(combination: Combination, template: str | None) -> str | None:
-    classes = " and ".join(f"a {subject.detection_query}" for subject in combination.subjects)
+    classes = " and ".join(f"a {subject.detection_query}" for subject in combination.objects)
     return None if template is None else template.replace("{subjects}", classes)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from mudi.dataset import check_images, load_combination, require_masks
+from mudi.dataset import check_images, load_combination, require_masks, require_objects
 from mudi.layout import require_layouts
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
@@ -123,13 +123,15 @@ def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) 
 def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combination: Combination) -> Combination:
     """The combination with its evaluation prompts; ValueError if it does not have what an arm needs."""
     for arm in arms.values():
+        if arm.options.needs_masks:
+            require_objects(combination, f"methods.{arm.label}")
         if arm.options.needs_masks or arm.options.sampling.gamma:
             require_masks(combination, f"methods.{arm.label}")
         if arm.options.sampling.wants_layouts:
             require_layouts(combination, f"methods.{arm.label}")
         scales = arm.options.sampling.scales
-        if scales is not None and len(scales) != len(combination.subjects):
-            count = len(combination.subjects)
+        if scales is not None and len(scales) != len(combination.objects):
+            count = len(combination.objects)
             raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
     return plan.fill_prompts(combination, evaluation_prompts(config, combination.key))
 

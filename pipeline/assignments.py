@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mudi import models
-from mudi.dataset import check_images, load_combination, require_masks
+from mudi.dataset import check_images, load_combination, require_masks, require_objects
 from mudi.layout import require_layouts
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
@@ -51,6 +51,8 @@ def check_queries(config: RunConfig) -> None:
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
+    if METHODS.get(config.method.name, MuDI).needs_masks:
+        require_objects(combination, config.method.name)
     if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
         require_masks(combination, config.method.name)
     if sampling_of(config).wants_layouts:

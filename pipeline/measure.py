@@ -132,7 +132,7 @@ def _score(
     """Seconds a picture of the detector, the embedders and each metric. Boxes are given, or pictures of two steps would have none."""
     rates: dict[str, Rate] = {}
     detecting, comparing = scorer_names(config)
-    queries = [[subject.detection_query for subject in combination.subjects]] * len(images)
+    queries = [[subject.detection_query for subject in combination.objects]] * len(images)
     side = images[0].shape[0]
     halves = [(0.0, 0.0, side / 2, float(side)), (side / 2, 0.0, float(side), float(side))]
     boxes = [tuple(Detection(box_xyxy=box, confidence=1.0, query="") for box in halves)] * len(images)
