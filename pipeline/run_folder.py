@@ -37,14 +37,19 @@ def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subject
     stored = read_run(run_dir)
     if stored["config_sha256"] == config_hash(config) and stored["inputs"] == dict(inputs or {}):
         return run_dir
+    refuse_another_run(config, run_dir)
+    refuse_changes(run_dir, {"inputs": stored["inputs"]}, {"inputs": dict(inputs or {})})
+    return run_dir
+
+
+def refuse_another_run(config: RunConfig, run_dir: Path) -> None:
+    """Raise ValueError if the folder holds a run with other settings; inputs are left to `open_run`, which reads them."""
+    if not (run_dir / "run.json").is_file():
+        return
+    stored = read_run(run_dir)
     if stored.get("kind", SELFTRAIN) != SELFTRAIN:
         raise ValueError(f"{run_dir}: holds a {stored['kind']}, not a self-training run; pick another `name`")
-    refuse_changes(
-        run_dir,
-        {**deciding(stored["config"]), "inputs": stored["inputs"]},
-        {**deciding(config.model_dump(mode="json")), "inputs": dict(inputs or {})},
-    )
-    return run_dir
+    refuse_changes(run_dir, deciding(stored["config"]), deciding(config.model_dump(mode="json")))
 
 
 def refuse_changes(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

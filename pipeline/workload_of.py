@@ -17,7 +17,7 @@ from pipeline.class_priors import FOLDER, needs_of
 from pipeline.config import RunConfig
 from pipeline.fit_job import FitJob, options_of
 from pipeline.prompt_file import evaluation_prompts
-from pipeline.run_folder import run_folder
+from pipeline.run_folder import refuse_another_run, run_folder
 from pipeline.tables import CHUNK_FILES, BrokenFileError, added_scores, paths, read_file
 from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, without_work
 
@@ -25,7 +25,8 @@ from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw
 def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
-    A combination folder that is not here is counted as two subjects without photos, and said in `assumed`.
+    A combination folder that is not here is counted as two subjects without photos, and said in `assumed`. ValueError
+    if the run folder holds a run with other settings, which a start would refuse to go on with.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
@@ -33,6 +34,8 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
         for folder in config.combinations
     ]
     run_dir = run_folder(config.runs, config.name)
+    if isinstance(config, RunConfig):
+        refuse_another_run(config, run_dir)
     count = f"{len(absent)} of {len(config.combinations)} combination folders"
     notes = (f"{count} are not here (first {absent[0]}): counted as two subjects without photos",) if absent else ()
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining

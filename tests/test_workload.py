@@ -1,6 +1,7 @@
 """What a plan counts: laws, hand counts, and the UNet itself counting while a run of the plain loop is made."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from diffusers import UNet2DConditionModel
 from test_benchmark import FILE
 from test_rounds import RUN_FILE, SMALL
 
+from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
+from mudi.sampling import Sampling, draw
 from pipeline import arms, assignments, journal, rounds, store
 from pipeline.benchmark import benchmark
 from pipeline.benchmark_config import load_benchmark
@@ -20,7 +23,7 @@ from pipeline.disk_size import TRAINED, adapter_bytes, disk
 from pipeline.plain import PLAIN
 from pipeline.plan_file import load_plan
 from pipeline.run_folder import open_run
-from pipeline.workload import Counts, total
+from pipeline.workload import Counts, passes_of_sampling, total
 from pipeline.workload_of import workload_of
 
 QUIET = {"progress": lambda label, done, total: None}
@@ -185,3 +188,20 @@ def test_a_benchmark_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path, 
     assert rows_through_the_unet.total() == expected.forward
     assert left(config) == Counts()
     assert all(judge.done for judge in workload_of(config).judged)
+
+
+def test_a_plan_does_not_count_what_another_run_left_in_the_folder(tmp_path):
+    """A start with other settings is refused, so a plan that called its pictures done would be wrong."""
+    settings = ["combinations=[jobs/configs/miniature/two_dogs]", f"runs={tmp_path}"]
+    open_run(load_run(Path("jobs/configs/miniature.yaml"), settings))
+    with pytest.raises(ValueError, match="other settings"):
+        workload_of(load_run(Path("jobs/configs/miniature.yaml"), [*settings, "sampling.steps=3"]))
+
+
+def test_guidance_by_layout_is_counted_as_the_hook_counts_it(miniature, two_dogs, rows_through_the_unet):
+    """Three steps of which two are done once again: five calls of two rows for each of two pictures, 20 rows; CFG++ alike."""
+    a, b = (subject.key for subject in two_dogs.subjects)
+    pair = replace(two_dogs, layouts=({a: (40.0, 300.0, 480.0, 960.0), b: (540.0, 300.0, 980.0, 960.0)},))
+    options = Sampling(steps=3, guidance_scale=None, cfg_plus_plus=0.5, gamma=0.0, layout_guidance=LayoutGuidance(steps=2))
+    draw(miniature, pair, pair.prompts[0], [1, 2], options)
+    assert rows_through_the_unet["forward only"] == 2 * passes_of_sampling(options) == 20
