@@ -39,7 +39,7 @@ MASKED_BELOW = -5000.0
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutGuidance:
-    """How attention is edited. Defaults: the released code's, version 1 and unshifted levels being choices beside it.
+    """How attention is edited. Defaults: those of the released code and its example configuration.
 
     `weight` is g, 0.05 to 0.10 in the examples; 0 leaves attention as it is. `inside` (w+) and `outside` (w-) are the entries of W.
     `levels` names cross-attention layers by their downsampling factor from the latents: "all", "v1" for all but the
