@@ -39,14 +39,14 @@ MASKED_BELOW = -5000.0
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutGuidance:
-    """How attention is edited. Defaults: the released code's command line and example, but for `recurrence`.
+    """How attention is edited. Defaults: those of the released code and its example configuration.
 
     `weight` is g, 0.05 to 0.10 in the examples; 0 leaves attention as it is. `inside` (w+) and `outside` (w-) are the entries of W.
     `levels` names cross-attention layers by their downsampling factor from the latents: "all", "v1" for all but the
     largest factor (version 1 of the Multiple Concept Personalization report), or a tuple of factors.
     `steps` is the number of edited steps, from the first; None is all, and so is any number above the sampler's.
     `recurrence` says how often each edited step is done again after `renoise_amount` of fresh noise, each time at the cost of
-    the step; released code does it once. `shift_schedule` takes the noise levels of the edit from a schedule as long as the
+    the step. `shift_schedule` takes the noise levels of the edit from a schedule as long as the
     edited window, as released code does, so that it fades within the window; False takes the sampler's own.
     """
 
