@@ -16,6 +16,7 @@ from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
 from mudi.objectives import denoising_loss, kl_penalty
 from mudi.records import Adapter, Combination
+from mudi.work_folder import clear_work, work_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,7 @@ def retrain(
     optimiser = FitSettings(
         steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation
     )
-    work = out_dir.with_name(out_dir.name + ".work")
-    tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work, seed=seed, report=report)
+    tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work_folder(out_dir), seed=seed, report=report)
     details = {
         "seed": seed, "backbone": backbone.name, "final_loss": tail, "start": start.sha256, "retrain": asdict(settings),
         "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)), "drift": drift(backbone, combination),
@@ -87,6 +87,7 @@ def retrain(
     adapter = adapters.save(
         backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=details, identifiers=identifiers
     )
+    clear_work(out_dir)
     adapters.detach(backbone)
     return adapter
 

@@ -15,6 +15,7 @@ from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
+from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
 
@@ -52,8 +53,9 @@ class FitWork:
 
     @property
     def checkpoints(self) -> int:
-        """How many checkpoints stay beside the adapter; each holds its numbers three times, for Adam's state."""
-        return min(CHECKPOINTS_KEPT, (self.steps - 1) // FitSettings.checkpoint_every)
+        """The most checkpoints there are at once, the one being written included; each holds the fit's numbers three times,
+        for Adam's state."""
+        return min(CHECKPOINTS_KEPT + 1, (self.steps - 1) // FitSettings.checkpoint_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +213,7 @@ def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
 def _done_steps(folder: Path, steps: int) -> int:
     if (folder / "manifest.json").is_file():
         return steps
-    checkpoints = sorted(folder.with_name(folder.name + ".work").glob("step-*.safetensors"))
+    checkpoints = sorted(work_folder(folder).glob("step-*.safetensors"))
     return int(checkpoints[-1].stem.removeprefix("step-")) if checkpoints else 0
 
 
