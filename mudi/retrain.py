@@ -18,6 +18,9 @@ from mudi.objectives import denoising_loss, kl_penalty
 from mudi.records import Adapter, Combination
 from mudi.work_folder import clear_work, work_folder
 
+# The noise levels at which drift is measured.
+DRIFT_TIMES = tuple(range(50, 1000, 100))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings:
@@ -96,7 +99,7 @@ def retrain(
 def drift(backbone: Backbone, combination: Combination) -> float:
     """How far the adapter `default` has moved from `reference`: the mean squared difference of their predicted noise.
 
-    On the user's photos with their captions, at ten times from 50 to 950 with fixed noise, so that numbers
+    On the user's photos with their captions, at DRIFT_TIMES with fixed noise, so that numbers
     of different refits of one start compare. 0 right after the start.
     """
     pictures = reference_pictures(combination, backbone.resolution, masks=False)
@@ -104,7 +107,7 @@ def drift(backbone: Backbone, combination: Combination) -> float:
     condition = encode_prompts(backbone, [p.caption for p in pictures])
     added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
     source, squares = torch.Generator().manual_seed(0), []
-    for timestep in range(50, 1000, 100):
+    for timestep in DRIFT_TIMES:
         noise = torch.randn(latents.shape, generator=source).to(latents.device)
         signal = alphas_cumprod(backbone)[timestep]
         noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)

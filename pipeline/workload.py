@@ -13,13 +13,12 @@ from pathlib import Path
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.retrain import RetrainSettings
+from mudi.retrain import DRIFT_TIMES, RetrainSettings
 from mudi.sampling import Sampling
 from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
 
-DRIFT_TIMES = 10
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 
 
@@ -161,7 +160,7 @@ def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
         return Counts()
     steps = fit.steps if whole else fit.left
     rows = steps * fit.accumulation * fit.rows
-    drift = 2 * DRIFT_TIMES * fit.photos if fit.retraining else 0
+    drift = 2 * len(DRIFT_TIMES) * fit.photos if fit.retraining else 0
     return Counts(fits=1, steps=steps, examples=rows, forward=rows * (1 + fit.references) + drift, backward=rows)
 
 
