@@ -80,9 +80,15 @@ def test_a_phase_killed_after_any_batch_ends_with_the_same_bytes(drawn, two_dogs
     with pytest.raises(KeyboardInterrupt):
         phase([job(two_dogs, tmp_path / "run")], tmp_path / "run", progress=kill)
     survived = everything(tmp_path / "_priors")
+    (recipe,) = {path.parent.parent for path in survived}
+    own, foreign = (recipe / f".batch-0009.{run}.{32 * '0'}" for run in ("run", "other"))
+    for part in (own, foreign):
+        part.mkdir()
     assert len({path.parent for path in survived}) == killed_at - 1
     phase([job(two_dogs, tmp_path / "run")], tmp_path / "run")
     after = everything(tmp_path / "_priors")
+    assert not own.exists(), "what a killed start left half made goes"
+    assert foreign.is_dir(), "another run may be making it"
     assert survived.items() <= after.items()
     pngs = [{p: data for p, (_, data) in files.items() if p.suffix == ".png"} for files in (after, everything(drawn[0] / "_priors"))]
     assert pngs[0] == pngs[1]
