@@ -85,7 +85,7 @@ def save(
     backbone: Backbone, folder: Path, settings: LoraSettings | None, *, method: str, combination: str, round: int, details: dict,
     identifiers: Sequence[str] = (), name: str = TRAINED, residuals: Sequence[Residual] = (),
 ) -> Adapter:  # fmt: skip
-    """Write what is attached to `folder` and return it; the folder appears complete or not at all.
+    """Write what is attached to `folder` and return it; the folder appears complete or not at all, and survives a crash then.
 
     The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
     reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
@@ -109,9 +109,21 @@ def save(
     kept = asdict(settings) if settings else None
     manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": kept, **details}
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    for path in (*staging.iterdir(), staging):
+        _reach_disk(path)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
+    _reach_disk(folder.parent)
     return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
+
+
+def _reach_disk(path: Path) -> None:
+    """A file's bytes or a folder's names are on the disk once this returns: what the adapter was made from may then go."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _lora_tensors(unet: nn.Module, name: str) -> dict[str, torch.Tensor]:

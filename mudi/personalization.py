@@ -19,6 +19,7 @@ from mudi.objectives import dco_loss, denoising_loss
 from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
 from mudi.records import Adapter, Combination, Prompt, Subject
 from mudi.sampling import Sampling, draw
+from mudi.work_folder import clear_work, work_folder
 
 # Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.
 NOT_DECIDING = ("priors", "singles")
@@ -117,13 +118,13 @@ def personalize(
     row_starts: Mapping[str, str] | None = None, mix: Mix | None = None, mix_probability: float = 0.0, mix_from_step: int = 0,
     report: Report | None = None,
 ) -> Adapter:  # fmt: skip
-    """Fit a fresh adapter on the photos and store it in `out_dir`; work in progress lies beside it.
+    """Fit a fresh adapter on the photos and store it in `out_dir`; work in progress lies beside it until then.
 
     `lora` says where matrices are trained, None for none; `row_starts` which identifiers get trained rows
     and from which words these start. `mix` makes a composition of two subjects, with `mix_probability`
     from optimiser step `mix_from_step` on. Captions name the subjects as `options.view` does.
     """
-    work = out_dir.with_name(out_dir.name + ".work")
+    work = work_folder(out_dir)
     combination = options.view(combination)
     pictures = reference_pictures(combination, backbone.resolution, masks=options.needs_masks)
     adapters.detach(backbone)
@@ -150,7 +151,7 @@ def personalize(
         "seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": hyperparameters,
         "parameters": sum(p.numel() for p in trained),
     }  # fmt: skip
-    return adapters.save(
+    adapter = adapters.save(
         backbone,
         out_dir,
         lora,
@@ -160,6 +161,8 @@ def personalize(
         details=details,
         identifiers=list(row_starts or ()),
     )
+    clear_work(out_dir)
+    return adapter
 
 
 def _prior_preservation(options: Personalization) -> Loss:

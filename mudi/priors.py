@@ -115,11 +115,14 @@ def cut_out(image: np.ndarray, recipe: Recipe, detector, segmenter) -> tuple[np.
     return (mask if mask.any() else None), 1
 
 
-def keep_batch(folder: Path, recipe: Recipe, index: int, images: list[np.ndarray], detector, segmenter, **facts) -> int:
-    """Judge and store a drawn batch; how many of its pictures are kept. The manifest counts the boxes of all."""
+def keep_batch(
+    folder: Path, recipe: Recipe, index: int, images: list[np.ndarray], detector, segmenter, owner: str = "", **facts
+) -> int:  # fmt: skip
+    """Judge and store a drawn batch, as `owner`'s while it is made; how many of its pictures are kept. The manifest counts the
+    boxes of all."""
     judged = [cut_out(image, recipe, detector, segmenter) for image in images]
     noted = {"boxes": [boxes for _, boxes in judged], "recipe": asdict(recipe), **facts}
-    store_batch(folder, index, images, [mask for mask, _ in judged], noted)
+    store_batch(folder, index, images, [mask for mask, _ in judged], noted, owner)
     return sum(mask is not None for mask, _ in judged)
 
 

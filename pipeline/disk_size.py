@@ -1,14 +1,15 @@
-"""What a run leaves on disk: PNGs, adapters, checkpoints, class priors and Parquet."""
+"""What a run takes on disk: PNGs, adapters, class priors and Parquet, which stay, and checkpoints, which go when a fit is done."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mudi import adapter_size
-from mudi.adapter_size import Architecture
+from mudi.adapter_size import FLOAT32, Architecture
 from mudi.adapters import LoraSettings
 from mudi.methods.custom_diffusion import TARGETS
 from pipeline.calibration import PNG, Calibration, Rate
-from pipeline.price import PRIOR_REDRAWS, Range
+from pipeline.config import Cluster
+from pipeline.price import PRIOR_REDRAWS, Range, fits_at_once
 from pipeline.workload import FitWork, Workload
 
 # What each method trains: the places of its LoRA, None for none, and whether each subject has a token row.
@@ -27,7 +28,7 @@ CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_50
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Bytes of a whole run. images is None at an end that is not known; adapters and checkpoints are exact."""
+    """Bytes of a whole run. adapters are exact; checkpoints are the most that lie there at once while fits run, and then none."""
 
     images: Range
     measured: bool
@@ -48,8 +49,9 @@ def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
     return adapter_size.parameters(shapes) + adapter_size.parameters(rows), size + adapter_size.file_bytes(rows, {"format": "pt"})
 
 
-def disk(workload: Workload, architecture: Architecture, png: Rate | None) -> Disk:
-    """What the whole run leaves on disk. Without a measured PNG the high end is that of raw pixels, and low is 0."""
+def disk(workload: Workload, architecture: Architecture, png: Rate | None, cluster: Cluster, cores: int) -> Disk:
+    """What the whole run takes on disk. Without a measured PNG the high end is that of raw pixels, and low is 0. How many
+    checkpoints lie there depends on how many fits `cluster` runs at once; a local one has `cores`."""
     pictures = sum(draw.pictures for draw in workload.draws)
     chunks, raw = len(workload.draws), 3 * architecture.side**2
     each = (png.low, png.high) if png else (0.0, float(raw))
@@ -60,13 +62,19 @@ def disk(workload: Workload, architecture: Architecture, png: Rate | None) -> Di
         images=(pictures * each[0], pictures * each[1]),
         measured=png is not None,
         adapters=sum(size for _, size in sizes),
-        checkpoints=sum(4 * CHECKPOINT_COPIES * n * fit.checkpoints for fit, (n, _) in zip(workload.fits, sizes)),
+        checkpoints=max((_checkpoints(phase.fits, architecture, cluster, cores) for phase in workload.phases), default=0),
         priors=(priors[0] * each[0], priors[1] * each[1]),
         tables=tuple(
             chunks * CHUNK_BYTES[end] + pictures * PICTURE_BYTES[end] + judged / max(1, _mean_chunk(workload)) * SCORES_BYTES[end]
             for end in (0, 1)
         ),
     )
+
+
+def _checkpoints(fits: Sequence[FitWork], architecture: Architecture, cluster: Cluster, cores: int) -> int:
+    """The most bytes of checkpoints while these fits run, as many at once as there is room for."""
+    sizes = [FLOAT32 * CHECKPOINT_COPIES * adapter_bytes(fit, architecture)[0] * fit.checkpoints for fit in fits]
+    return sum(sorted(sizes, reverse=True)[: fits_at_once(cluster, len(fits), cores)])
 
 
 def _mean_chunk(workload: Workload) -> float:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pipeline import store
 from pipeline.config import RunConfig, config_hash, deciding
-from pipeline.journal import now, publish
+from pipeline.journal import clear_staging, now, publish
 
 SELFTRAIN = "selftrain"
 PACKAGES = ("mudi", "torch", "diffusers", "transformers", "peft", "safetensors", "ray", "numpy", "pyarrow", "pillow")
@@ -116,7 +116,7 @@ def folder_sha256(folder: Path) -> str:
 
 @contextmanager
 def sole_driver(run_dir: Path) -> Iterator[None]:
-    """Holds the run for this process. Raises ValueError if another process holds it.
+    """Holds the run for this process, and clears what killed starts were writing. Raises ValueError if another process holds it.
 
     The operating system ends the lock with its process, however that dies. On a file system without such
     locks this fails rather than leave a lock behind.
@@ -127,6 +127,7 @@ def sole_driver(run_dir: Path) -> Iterator[None]:
     except Timeout:
         raise ValueError(f"{run_dir}: another process works on this run; wait for it or stop it") from None
     try:
+        clear_staging(run_dir)
         yield
     finally:
         lock.release()

@@ -13,12 +13,12 @@ from pathlib import Path
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.retrain import RetrainSettings
+from mudi.retrain import DRIFT_TIMES, RetrainSettings
 from mudi.sampling import Sampling
+from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
 
-DRIFT_TIMES = 10
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 
 
@@ -52,8 +52,9 @@ class FitWork:
 
     @property
     def checkpoints(self) -> int:
-        """How many checkpoints stay beside the adapter; each holds its numbers three times, for Adam's state."""
-        return min(CHECKPOINTS_KEPT, (self.steps - 1) // FitSettings.checkpoint_every)
+        """The most checkpoints there are at once, the one being written included; each holds the fit's numbers three times,
+        for Adam's state."""
+        return min(CHECKPOINTS_KEPT + 1, (self.steps - 1) // FitSettings.checkpoint_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
         return Counts()
     steps = fit.steps if whole else fit.left
     rows = steps * fit.accumulation * fit.rows
-    drift = 2 * DRIFT_TIMES * fit.photos if fit.retraining else 0
+    drift = 2 * len(DRIFT_TIMES) * fit.photos if fit.retraining else 0
     return Counts(fits=1, steps=steps, examples=rows, forward=rows * (1 + fit.references) + drift, backward=rows)
 
 
@@ -219,7 +220,7 @@ def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
 def _done_steps(folder: Path, steps: int) -> int:
     if (folder / "manifest.json").is_file():
         return steps
-    checkpoints = sorted(folder.with_name(folder.name + ".work").glob("step-*.safetensors"))
+    checkpoints = sorted(work_folder(folder).glob("step-*.safetensors"))
     return int(checkpoints[-1].stem.removeprefix("step-")) if checkpoints else 0
 
 

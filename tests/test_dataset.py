@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mudi.dataset import DETECTION_QUERIES, check_images, load_combination, load_segments, require_objects
+from mudi.dataset import DETECTION_QUERIES, check_images, examine, load_combination, load_segments, require_objects
 from mudi.layout import boxes_of
 from mudi.photos import read_image, read_mask
 
@@ -252,8 +252,16 @@ def test_every_published_folder_loads():
 
 @needs_benchmark
 def test_every_published_photo_and_mask_is_usable():
+    """104 photos, none with a mistake; every subject fills at least a twentieth of its photo and never two thirds of it."""
+    covered = {}
     for folder in sorted(path for path in BENCHMARK.iterdir() if path.is_dir()):
-        check_images(load_combination(folder))
+        for subject in load_combination(folder).subjects:
+            assert [examined.mistake for examined in examine(subject) if examined.mistake] == []
+            for reference, segment in zip(subject.references, load_segments(subject), strict=True):
+                assert segment.image.shape[:2] == segment.mask.shape
+                covered[reference.image_path] = segment.mask.mean()
+    assert len(covered) == 25 + 9 + 7 * 10
+    assert 0.05 < min(covered.values()) < max(covered.values()) < 2 / 3
 
 
 def test_a_style_is_a_subject_that_no_box_holds(tmp_path):

@@ -67,13 +67,20 @@ def test_the_sdxl_file_takes_what_a_hand_count_takes(tmp_path):
 
 
 def test_the_sdxl_files_adapters_and_checkpoints_are_sized_without_weights(tmp_path):
-    """46,448,640 numbers x 4 bytes and a header each; a checkpoint holds three copies, and of each fit two stay: 3 x 2 x 557 MB."""
+    """46,448,640 numbers x 4 bytes and a header each; a checkpoint holds three copies, and of a fit there are two and one being
+    written, one fit at a time with one pair: 3 x 557 MB. With two pairs and GPUs for two fits it is twice that."""
     config = sdxl(tmp_path)
     workload, architecture = workload_of(config), architecture_of(config)
     assert {adapter_bytes(fit, architecture)[0] for fit in workload.fits} == {46_448_640}
     assert architecture.assumed
-    found = disk(workload, architecture, None)
-    assert found.checkpoints == 3 * 2 * 3 * 4 * 46_448_640
+    found = disk(workload, architecture, None, config.cluster, 2)
+    assert found.checkpoints == 3 * 3 * 4 * 46_448_640
+    pairs = sdxl(
+        tmp_path, "combinations=[jobs/configs/miniature/two_dogs, jobs/configs/miniature/tuning/cat_and_bear_tuning]", "cluster.fit.gpus=1"
+    )
+    assert disk(workload_of(pairs), architecture, None, pairs.cluster, 2).checkpoints == 2 * found.checkpoints
+    few = sdxl(tmp_path, "method.steps=201", "retrain.steps=200")
+    assert disk(workload_of(few), architecture, None, few.cluster, 2).checkpoints == 3 * 4 * 46_448_640
     assert found.images == (0, 612 * 3 * 1024 * 1024)
 
 
@@ -147,12 +154,13 @@ def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path, rows_t
     workload, architecture = workload_of(config), architecture_of(config)
     pngs = store.read_images(run_dir, set(store.read(run_dir, "candidates")["candidate_id"].to_pylist()))
     sizes = [len(png) for png in pngs.values()]
-    found = disk(workload, architecture, Rate(low=min(sizes), high=max(sizes)))
+    found = disk(workload, architecture, Rate(low=min(sizes), high=max(sizes)), config.cluster, 2)
     files = [path for name in ("images", "scores", "candidates") for path in (run_dir / name).rglob("*-*-*.parquet")]
     low, high = (found.images[end] + found.tables[end] for end in (0, 1))
     assert low <= sum(path.stat().st_size for path in files) <= high
     written = sum(path.stat().st_size for path in (run_dir / "adapters").rglob("pytorch_lora_weights.safetensors"))
     assert written == found.adapters
+    assert not list(run_dir.rglob("*.work"))
 
 
 @pytest.mark.slow
