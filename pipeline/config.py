@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
 from pipeline.run_file import load_settings
-
-Text = Annotated[str, Field(min_length=1, max_length=2000)]
-Templates = Annotated[tuple[Text, ...], Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from pipeline.settings import Amount, Count, Settings, Share, Templates, Text, left_out
 
 NOT_DECIDING = ("name", "runs", "cluster")
 STAGES = ("generate", "detect", "compare", "fit")
@@ -33,10 +28,6 @@ Prompts = Annotated[
     Annotated[Templates, Tag("<list>")] | Annotated[dict[str, Templates], Tag("<mapping>")] | Annotated[Text, Tag("<file>")],
     Discriminator(_form),
 ]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Embedders(Settings):
@@ -81,11 +72,6 @@ class Method(Settings):
     def hyperparameters(self) -> dict[str, Any]:
         """Every key beside `name`."""
         return dict(self.model_extra)
-
-
-def left_out(default: object) -> Any:
-    """For a key that came later: left out of a dump where it changes nothing, so that earlier runs are still recognised."""
-    return Field(exclude_if=lambda value: value == default)
 
 
 class LayoutGuidance(Settings):
@@ -208,7 +194,7 @@ class RunConfig(Settings):
     """Which weights are used."""
     combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folders of subjects that belong in one picture, from the working directory; the folder's name is the combination's key."""
-    queries: dict[str, dict[str, Text]] = {}
+    queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
     """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
     method: Method = Method()
     """How the first adapter is fitted."""
