@@ -64,7 +64,7 @@ def check_models(config: RunConfig) -> None:
     """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
     names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
     for part, name in {**names, **config.models.embedders.chosen}.items():
-        if not (models.is_hub_id(name) or (part == "" and models.RANDOM_SDXL.fullmatch(name))):
+        if not (models.is_hub_id(name) or (part == "" and models.RANDOM.fullmatch(name))):
             models.find_folder(name, part)
 
 

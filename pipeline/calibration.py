@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mudi import models
-from mudi.adapter_size import Architecture, read_architecture
+from mudi.adapter_size import Architecture, published, read_architecture
 from pipeline.assignments import located
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig, workers_of
@@ -60,9 +60,9 @@ class Calibration:
 def architecture_of(config: RunConfig | BenchmarkConfig) -> Architecture:
     """What is known of the run's backbone without loading or fetching it."""
     name = config.models.backbone
-    if models.RANDOM_SDXL.fullmatch(name):
-        return read_architecture(None)
-    return read_architecture(models.MINIATURE if name == "miniature" else Path(name).expanduser())
+    if matched := models.RANDOM.fullmatch(name):
+        return published(matched["family"])
+    return read_architecture(models.find_folder(name) if name in models.MINIATURES else Path(name).expanduser())
 
 
 def settings_of(config: RunConfig | BenchmarkConfig) -> dict:
