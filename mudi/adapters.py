@@ -216,7 +216,9 @@ def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings
 
     lora = read_manifest(adapter.path)["lora"]
     if lora is None:
-        raise ValueError(f"{adapter.path}: holds token rows and no LoRA ({adapter.method}); use an adapter of another method")
+        raise ValueError(
+            f"{adapter.path}: holds no LoRA ({adapter.method}), so there is nothing to train on; use an adapter of another method"
+        )
     settings = LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"]))
     state = {key.removeprefix("unet."): value for key, value in _verified(adapter, WEIGHTS).items()}
     attach(unet, settings, seed=0, name=name)

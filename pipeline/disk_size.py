@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from mudi import adapter_size
 from mudi.adapter_size import Architecture
 from mudi.adapters import LoraSettings
+from mudi.methods.cones2 import Cones2
 from mudi.methods.custom_diffusion import TARGETS
 from pipeline.calibration import PNG, Calibration, Rate
 from pipeline.price import PRIOR_REDRAWS, Range
@@ -18,6 +20,7 @@ TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
     "cut_mix": (LoraSettings().targets, False),
     "custom_diffusion": (TARGETS, True),
     "textual_inversion": (None, True),
+    "cones2": (None, False),
 }
 CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
 # Parquet beside the PNGs, bytes. Chunks of 1, 4 and 10 pictures of the miniature's benchmark, two embedders, took 11.3 to 12.5 kB
@@ -38,7 +41,9 @@ class Disk:
 
 
 def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
-    """Parameters of a fit's adapter, and bytes of its files, the manifest of a few kilobytes left out."""
+    """Parameters that a fit trains at once, and bytes of its adapter's files, the manifest of a few kilobytes left out."""
+    if isinstance(fit.options, Cones2):
+        return _residual_bytes(fit, fit.options, architecture)
     targets, has_rows = TRAINED[fit.method]
     identifiers = [subject.identifier for subject in fit.combination.subjects] if has_rows else []
     rows = adapter_size.row_shapes(architecture, identifiers)
@@ -46,6 +51,21 @@ def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
     shapes = adapter_size.lora_shapes(architecture.unet, lora) if lora else {}
     size = adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora)) if lora else 0
     return adapter_size.parameters(shapes) + adapter_size.parameters(rows), size + adapter_size.file_bytes(rows, {"format": "pt"})
+
+
+def _residual_bytes(fit: FitWork, options: Cones2, architecture: Architecture) -> tuple[int, int]:
+    """The same of residuals: each subject's own file beside that of them all. What is trained for them is not stored."""
+    nouns = {subject.key: subject.class_noun for subject in options.view(fit.combination).subjects}
+    sizes = [
+        adapter_size.file_bytes(adapter_size.residual_shapes(architecture, {key: noun}), {"format": "pt"}) for key, noun in nouns.items()
+    ]
+    shapes = adapter_size.residual_shapes(architecture, nouns)
+    trained = {
+        "text_full": adapter_size.encoder_parameters(architecture),
+        "text_lora": adapter_size.encoder_lora_parameters(architecture, options.rank),
+        "direct": max(map(prod, shapes.values())),
+    }[options.tuning]
+    return trained, adapter_size.file_bytes(shapes, {"format": "pt"}) + sum(sizes[: fit.alone])
 
 
 def disk(workload: Workload, architecture: Architecture, png: Rate | None) -> Disk:
