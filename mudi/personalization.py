@@ -30,7 +30,7 @@ RANGES = {
     **dict.fromkeys(("prior_images", "mix_from_step"), (int, 0, 1e7)),
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
-    **dict.fromkeys(("prior_weight", "prior_guidance_scale"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("prior_weight", "prior_guidance_scale", "weight_decay", "mark_weight", "rest_weight"), (int | float, 0, 1e6)),
 }
 
 
@@ -45,11 +45,13 @@ class Personalization:
     `priors` says, by subject key, where class priors lie that were drawn before; without it they are drawn in the
     fit's own work folder, the same pictures. `singles` is where methods that fit each subject alone keep those fits for
     other combinations, by default the fit's own work folder. Neither decides anything, so they are no part of a method's
-    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination.
+    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination. `refits` says
+    whether the method leaves a LoRA, which a self-training round trains on.
     """
 
     name: ClassVar[str]
     needs_masks: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
 
     steps: int
     learning_rate: float = 1e-4
@@ -86,6 +88,14 @@ class Personalization:
     def paths(self, combination: Combination) -> int:
         """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""
         return 1
+
+    def single_recipe(self) -> dict[str, object] | None:
+        """What decides a subject's fit alone, beside the subject, the seed and the model; None if all are fitted together."""
+        return None
+
+    def optimiser_steps(self, combination: Combination) -> int:
+        """The steps of a fit of a combination for which no subject has been fitted yet."""
+        return self.steps if self.single_recipe() is None else self.steps * len(combination.subjects)
 
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""

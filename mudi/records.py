@@ -39,8 +39,8 @@ class Subject:
 
     @property
     def phrase(self) -> str:
-        """How prompts name the subject: "olis corgi"."""
-        return f"{self.identifier} {self.class_noun}"
+        """How prompts name the subject: "olis corgi", or "corgi" where a method has it go without an identifier."""
+        return f"{self.identifier} {self.class_noun}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)

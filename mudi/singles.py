@@ -27,15 +27,23 @@ def single_fits(
     """
     made = []
     for subject in combination.subjects:
-        digest = subject_digest(subject, {**recipe, "seed": seed, "backbone": backbone.name, "precision": str(backbone.dtype)})
+        place = single_folder(folder, subject, recipe, seed, backbone.name, str(backbone.dtype).removeprefix("torch."))
         alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
-        made.append(adapters.find(folder / digest) or fit_one(alone, folder / digest, seed))
+        made.append(adapters.find(place) or fit_one(alone, place, seed))
     return made
 
 
+def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:
+    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name."""
+    return folder / subject_digest(subject, {**recipe, "seed": seed, "backbone": backbone, "precision": precision})
+
+
 def subject_digest(subject: Subject, recipe: Mapping[str, object]) -> str:
-    """40 hexadecimal digits of the sha256 of a subject's words and files and of a recipe, which JSON can hold."""
-    words = {key: value for key, value in asdict(subject).items() if key != "references"}
+    """40 hexadecimal digits of the sha256 of a subject's words and files and of a recipe, which JSON can hold.
+
+    Its key is no word of it: the same subject may be "a" in one combination and "b" in another.
+    """
+    words = {key: value for key, value in asdict(subject).items() if key not in ("key", "references")}
     files = [(file_sha256(r.image_path), None if r.mask_path is None else file_sha256(r.mask_path), r.caption) for r in subject.references]
     canonical = json.dumps({"subject": words, "files": files, "recipe": recipe}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:40]

@@ -73,6 +73,8 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
             source = settle(origin)
             if arm.refit and source.refit:
                 raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; one round is supported here")
+            if arm.refit and not METHODS[source.method].refits:
+                raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, asdict(source.options.sampling)
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
@@ -172,8 +174,8 @@ def first_fits(
                 job = FitJob(
                     label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method,
                     hyperparameters={**arm.values, "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed + fit},
-                    backbone=located(config.models.backbone), precision=config.precision,
-                    out_dir=str(folder), seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.steps,
+                    backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
+                    seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.optimiser_steps(combination),
                 )  # fmt: skip
                 jobs.setdefault(folder, job)
     return list(jobs.values())

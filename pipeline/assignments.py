@@ -57,7 +57,13 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
         require_masks(combination, config.method.name)
     if sampling_of(config).wants_layouts:
         require_layouts(combination, "sampling")
-    return plan.fill_prompts(combination, templates_of(config, combination.key), config.watched_prompts)
+    return named_prompts(config, combination, templates_of(config, combination.key))
+
+
+def named_prompts(config: RunConfig, combination: Combination, templates: Sequence[str]) -> Combination:
+    """The combination as the user named it, with the prompts in which its method names it."""
+    viewed = METHODS[config.method.name](**hyperparameters_of(config)).view(combination)
+    return dataclasses.replace(combination, prompts=plan.fill_prompts(viewed, templates, config.watched_prompts).prompts)
 
 
 def check_models(config: RunConfig) -> None:
@@ -91,7 +97,10 @@ def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
 
 def hyperparameters_of(config: RunConfig) -> dict:
     """What the run's method is built from; ValueError for a name or key that it does not have."""
-    return method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
+    values = method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
+    if config.rounds and not METHODS[config.method.name].refits:
+        raise ValueError(f"rounds = {config.rounds}: {config.method.name} leaves no LoRA for a refit to train; set rounds to 0")
+    return values
 
 
 def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sampling: Sampling, weights: Models) -> dict:
@@ -138,7 +147,7 @@ def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]
             label=combination.key, combination=combination, method=config.method.name, hyperparameters=values,
             backbone=located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
-            seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).steps,
+            seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).optimiser_steps(combination),
         )
         for combination in combinations
     ]  # fmt: skip

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from mudi import adapter_size
 from mudi.adapter_size import FLOAT32, Architecture
 from mudi.adapters import LoraSettings
+from mudi.methods.cones2 import Cones2
 from mudi.methods.custom_diffusion import TARGETS
 from pipeline.calibration import PNG, Calibration, Rate
 from pipeline.config import Cluster
@@ -20,6 +22,7 @@ TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
     "custom_diffusion": (TARGETS, True),
     "textual_inversion": (None, True),
     "concept_conductor": (LoraSettings().targets, False),
+    "cones2": (None, False),
 }
 SIDE_BY_SIDE = ("concept_conductor",)  # these store a LoRA for each subject
 CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
@@ -42,6 +45,8 @@ class Disk:
 
 def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
     """Parameters that a fit trains at once, and bytes of its adapter's files, the manifest of a few kilobytes left out."""
+    if isinstance(fit.options, Cones2):
+        return _residual_bytes(fit, fit.options, architecture)
     targets, has_rows = TRAINED[fit.method]
     identifiers = [subject.identifier for subject in fit.combination.subjects] if has_rows else []
     rows = adapter_size.row_shapes(architecture, identifiers)
@@ -50,6 +55,21 @@ def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
     files = len(fit.combination.subjects) if fit.method in SIDE_BY_SIDE else 1
     size = files * adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora)) if lora else 0
     return adapter_size.parameters(shapes) + adapter_size.parameters(rows), size + adapter_size.file_bytes(rows, {"format": "pt"})
+
+
+def _residual_bytes(fit: FitWork, options: Cones2, architecture: Architecture) -> tuple[int, int]:
+    """The same of residuals: each subject's own file beside that of them all. What is trained for them is not stored."""
+    nouns = {subject.key: subject.class_noun for subject in options.view(fit.combination).subjects}
+    sizes = [
+        adapter_size.file_bytes(adapter_size.residual_shapes(architecture, {key: noun}), {"format": "pt"}) for key, noun in nouns.items()
+    ]
+    shapes = adapter_size.residual_shapes(architecture, nouns)
+    trained = {
+        "text_full": adapter_size.encoder_parameters(architecture),
+        "text_lora": adapter_size.encoder_lora_parameters(architecture, options.rank),
+        "direct": max(map(prod, shapes.values())),
+    }[options.tuning]
+    return trained, adapter_size.file_bytes(shapes, {"format": "pt"}) + sum(sizes[: fit.alone])
 
 
 def disk(workload: Workload, architecture: Architecture, png: Rate | None, cluster: Cluster, cores: int) -> Disk:

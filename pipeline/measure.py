@@ -82,8 +82,10 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
         began = time.perf_counter()
         if work.retraining is None:
             # Class priors are rows like any other, so rows in their place cost the same and nothing need be drawn.
-            options = replace(work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows)
-            first.setdefault(_family(work), options.train(backbone, combination, folder, 0, report))
+            options = replace(work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows, singles=None)
+            # Of subjects that are fitted one by one a single one: between two of them lies more than a step.
+            fitted = combination if work.alone is None else replace(combination, subjects=combination.subjects[:1])
+            first.setdefault(_family(work), options.train(backbone, fitted, folder, 0, report))
         else:
             pictures = reference_pictures(combination, backbone.resolution, masks=False)
             settings = RetrainSettings(**{**asdict(work.retraining), "steps": WARM_UP + MEASURED})

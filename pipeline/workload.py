@@ -15,6 +15,7 @@ from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.retrain import DRIFT_TIMES, RetrainSettings
 from mudi.sampling import Sampling
+from mudi.singles import single_folder
 from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
@@ -26,6 +27,7 @@ PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 class FitWork:
     """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
     of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there. photos: of the combination.
+    alone: how many subjects are fitted one by one, those left out that an earlier fit of the plan makes; None if all together.
     """
 
     owner: str
@@ -41,6 +43,7 @@ class FitWork:
     references: int
     photos: int
     folder: Path
+    alone: int | None = None
 
     @property
     def done(self) -> bool:
@@ -53,8 +56,9 @@ class FitWork:
     @property
     def checkpoints(self) -> int:
         """The most checkpoints there are at once, the one being written included; each holds the fit's numbers three times,
-        for Adam's state."""
-        return min(CHECKPOINTS_KEPT + 1, (self.steps - 1) // FitSettings.checkpoint_every)
+        for Adam's state. Subjects that are fitted alone are fitted one after the other."""
+        steps = self.steps if self.alone is None else self.steps // max(1, self.alone)
+        return max(0, min(CHECKPOINTS_KEPT + 1, (steps - 1) // FitSettings.checkpoint_every))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +209,12 @@ def total(phases: Iterable[Phase], *, whole: bool, owner: str | None = None) -> 
     return counts
 
 
-def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
-    """The work of a job; `options` are those of the method's own fit, also where the job is a refit of it."""
+def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Path] | None = None) -> FitWork:
+    """The work of a job; `options` are those of the method's own fit, also where the job is a refit of it.
+
+    Fits of subjects alone count with the first job that needs them: they are put into `planned`, and left out if they
+    stand there already.
+    """
     rank = getattr(options, "rank", 0)
     photos = sum(len(subject.references) for subject in job.combination.subjects)
     folder, retraining = Path(job.out_dir), job.retraining
@@ -214,21 +222,37 @@ def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
         priors = options.objective == "prior_preservation" and options.prior_images > 0
         rows, accumulation = options.batch * (2 if priors else 1), options.accumulation
         references, mixed = int(options.objective == "dco"), getattr(options, "mix_probability", 0.0)
-        kind = f"fit {job.method} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
+        tuned = f" {options.tuning}" if hasattr(options, "tuning") else ""
+        kind = f"fit {job.method}{tuned} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
     else:
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
+    steps, done, alone = job.steps, _done_steps(folder, job.steps), None
+    if retraining is None and (recipe := options.single_recipe()) is not None:
+        mine = _alone(job, options, recipe, set() if planned is None else planned)
+        steps, alone = options.steps * len(mine), len(mine)
+        done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
     return FitWork(
-        owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=job.steps,
-        done_steps=_done_steps(folder, job.steps), accumulation=accumulation, rows=rows, references=references,
-        photos=photos, folder=folder,
+        owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
+        done_steps=done, accumulation=accumulation, rows=rows, references=references, photos=photos, folder=folder, alone=alone,
     )  # fmt: skip
 
 
-def _done_steps(folder: Path, steps: int) -> int:
+def _alone(job: FitJob, options: Personalization, recipe: Mapping[str, object], planned: set[Path]) -> list[Path]:
+    """The folders of the job's subjects, fitted alone, that are not `planned` yet; they are then."""
+    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
+    folders = [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
+    mine = [folder for folder in dict.fromkeys(folders) if folder not in planned]
+    planned.update(mine)
+    return mine
+
+
+def _done_steps(folder: Path, steps: int, combined: Path | None = None) -> int:
+    """Of the fit in `folder`; a subject's own keeps its checkpoints with the combination that it is made for."""
     if (folder / "manifest.json").is_file():
         return steps
-    checkpoints = sorted(work_folder(folder).glob("step-*.safetensors"))
+    work = work_folder(folder) if combined is None else work_folder(combined) / folder.name
+    checkpoints = sorted(work.glob("step-*.safetensors"))
     return int(checkpoints[-1].stem.removeprefix("step-")) if checkpoints else 0
 
 

@@ -16,7 +16,7 @@ from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.class_priors import FOLDER, needs_of
 from pipeline.config import RunConfig
 from pipeline.fit_job import FitJob, options_of
-from pipeline.prompt_file import evaluation_prompts
+from pipeline.prompt_file import evaluation_prompts, templates_of
 from pipeline.run_folder import refuse_another_run, run_folder
 from pipeline.tables import CHUNK_FILES, BrokenFileError, added_scores, paths, read_file
 from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, without_work
@@ -73,13 +73,14 @@ def _class_priors(config: RunConfig | BenchmarkConfig, jobs: Sequence[FitJob], r
 
 
 def _of_selftraining(config: RunConfig, combinations: Sequence[Combination], run_dir: Path) -> tuple[list[Phase], int]:
-    named = [plan.fill_prompts(c, config.prompts, config.watched_prompts) for c in combinations]
+    named = [assignments.named_prompts(config, c, templates_of(config, c.key)) for c in combinations]
     samplings = {config.method.name: assignments.sampling_of(config)}
     nothing = _kept_nothing(run_dir)
     jobs = assignments.first_fits(config, run_dir, named)
     options = options_of(jobs[0])
     phases = _class_priors(config, jobs, run_dir)
-    phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options) for job in jobs)))
+    alone: set[Path] = set()
+    phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options, alone) for job in jobs)))
     adapters = [_stored_or_planned(Path(job.out_dir), config.method.name, job.combination.key, 0) for job in jobs]
     paths = {(config.method.name, combination.key): options.paths(combination) for combination in named}
     for round in range(config.rounds + 1):
@@ -112,7 +113,8 @@ def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], 
     # A refit's own folder has its arm for an owner; the fit that it starts from may be no arm's pictures, and is its `of`'s.
     options = {job.out_dir: options_of(job) for job in first}
     phases = _class_priors(config, first, run_dir)
-    works = tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir]) for j in first)
+    alone: set[Path] = set()
+    works = tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir], alone) for j in first)
     phases.append(Phase(name="fit", fits=works))
     refitted = [arm for arm in arms.values() if arm.refit]
     if refitted:

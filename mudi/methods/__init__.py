@@ -1,6 +1,7 @@
 """The personalisation methods by name. A new one is a file here and a line below."""
 
 from mudi.methods.concept_conductor import ConceptConductor
+from mudi.methods.cones2 import Cones2
 from mudi.methods.custom_diffusion import CustomDiffusion
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
@@ -14,4 +15,5 @@ METHODS = {
     "textual_inversion": TextualInversion,
     "custom_diffusion": CustomDiffusion,
     "concept_conductor": ConceptConductor,
+    "cones2": Cones2,
 }
