@@ -1,7 +1,5 @@
 """The published families at their full size with seeded random weights: for speed, memory, and tests without downloads."""
 
-from collections.abc import Mapping
-
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
@@ -15,13 +13,20 @@ from mudi.full_sizes import FAMILIES
 WEIGHT_STD = 0.02
 
 
-def empty_parts(sizes: Mapping[str, Mapping]) -> dict[str, nn.Module | None]:
-    """The unet, vae, text_encoder and text_encoder_2 of a family of `full_sizes.FAMILIES`, on the meta device: shapes
-    without memory. The second text encoder, which alone has a projection, is None where the family has one only."""
-    second = sizes.get("text_encoder_2")
+def empty_unet(family: str = "sdxl") -> UNet2DConditionModel:
+    """The UNet of a family of `full_sizes.FAMILIES` on the meta device: shapes without memory. SDXL's has 2567.46 M parameters."""
+    with init_empty_weights():
+        return UNet2DConditionModel(**FAMILIES[family]["unet"])
+
+
+def empty_parts(family: str) -> dict[str, nn.Module | None]:
+    """The unet, vae, text_encoder and text_encoder_2 of a family, likewise. The second text encoder, which alone has a
+    projection, is None where the family has one only."""
+    sizes = FAMILIES[family]
+    second, unet = sizes.get("text_encoder_2"), empty_unet(family)
     with init_empty_weights():
         return {
-            "unet": UNet2DConditionModel(**sizes["unet"]),
+            "unet": unet,
             "vae": AutoencoderKL(**sizes["vae"]),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**sizes["text_encoder"])),
             "text_encoder_2": None if second is None else CLIPTextModelWithProjection(CLIPTextConfig(**second)),
@@ -50,7 +55,7 @@ def fill(model: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> nn
 def random_parts(family: str, seed: int, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict:
     """All parts of a backbone of `full_sizes.FAMILIES`, by the names of `models.Backbone`, with CLIP's true tokenizers."""
     sizes, generator = FAMILIES[family], torch.Generator(device).manual_seed(seed)
-    parts: dict = {"tokenizer_2": None, **empty_parts(sizes), "scheduler": EulerDiscreteScheduler(**sizes["scheduler"])}
+    parts: dict = {"tokenizer_2": None, **empty_parts(family), "scheduler": EulerDiscreteScheduler(**sizes["scheduler"])}
     for key in ("text_encoder", "text_encoder_2", "vae", "unet"):
         if parts[key] is not None:
             parts[key] = fill(parts[key], generator, vae_dtype if key == "vae" else dtype)

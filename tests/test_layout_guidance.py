@@ -16,7 +16,7 @@ from mudi.box_attention import attention_bias, score_std, token_weights
 from mudi.diffusion import alphas_cumprod, euler_schedule
 from mudi.layout_guidance import LayoutGuidance, chosen_levels, cross_levels, edit_sigmas, guided_attention, renoise_amount
 from mudi.miniature import architectures
-from mudi.random_sdxl import empty_unet
+from mudi.random_weights import empty_unet
 
 LEFT, RIGHT = (0.0, 0.0, 512.0, 1024.0), (512.0, 0.0, 1024.0, 1024.0)
 ONE = ([LEFT], [(2, 3)])

@@ -64,7 +64,7 @@ def test_text_positions_survive_the_filling():
 @pytest.fixture(scope="module")
 def parts():
     """The parts of every family on the meta device: no memory, but a second each."""
-    return {family: empty_parts(sizes) for family, sizes in FAMILIES.items()}
+    return {family: empty_parts(family) for family in FAMILIES}
 
 
 @pytest.mark.parametrize(("family", "prediction"), [("sdxl", "epsilon"), ("sd15", "epsilon"), ("sd21", "v_prediction")])
