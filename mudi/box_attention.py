@@ -28,7 +28,7 @@ def token_weights(
                 f"token {max(span)} of a subject is beyond the prompt's {tokens} tokens; find the span in the prompt that is drawn"
             )
         column = torch.full((len(weights),), float(outside))
-        column[_cells(box, grid_hw).flatten()] = inside
+        column[cells_of(box, grid_hw).flatten()] = inside
         weights[:, list(span)] = column[:, None]
     return weights
 
@@ -46,8 +46,8 @@ def check_placement(boxes: Sequence[Box], spans: Sequence[Span]) -> None:
             raise ValueError(f"box {list(box)}: is empty or off the canvas; give x0 < x1 and y0 < y1 from 0 to {CANVAS}")
 
 
-def _cells(box: Box, grid_hw: tuple[int, int]) -> torch.Tensor:
-    """bool (h, w): the cells that count as inside."""
+def cells_of(box: Box, grid_hw: tuple[int, int]) -> torch.Tensor:
+    """bool (h, w): the cells that a box covers at least half of, else the one that it covers most."""
     (x0, y0, x1, y1), (h, w) = box, grid_hw
     covered = _covered(y0, y1, h)[:, None] * _covered(x0, x1, w)
     cells = covered >= 0.5

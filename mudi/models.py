@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel, ProcessorMixin
 
+    from mudi.concept_prompts import Concept
     from mudi.residuals import Residual
 
 MINIATURE = Path(__file__).parent / "miniature" / "weights"
@@ -63,6 +64,8 @@ class Backbone:
     dtype: torch.dtype
     residuals: "list[Residual]" = field(default_factory=list, compare=False)
     """What is added to the states of words, put there and taken away by `mudi.adapters` as LoRAs and token rows are."""
+    concepts: "list[Concept]" = field(default_factory=list, compare=False)
+    """Subjects with an adapter of their own, each drawn on a path of its own (`mudi.injection`); likewise."""
 
     @property
     def readers(self) -> "dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]":
