@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from mudi.augment import Segment, seg_mix
-from mudi.conditioning import Padding, encode_negative, encode_prompts
+from mudi.concept_prompts import base_text
+from mudi.conditioning import Conditioning, Padding, both_sides, encode_negative, encode_prompts
 from mudi.dataset import load_segments
 from mudi.diffusion import Edit, alphas_cumprod, decode, denoise, encode, euler_schedule, generators, standard_noise
 from mudi.guidance import Weight, cfg_plus_plus
 from mudi.initialization import mean_shifted_noise
+from mudi.injection import conducted
 from mudi.layout import boxes_of, place, require_layouts
 from mudi.layout_guidance import LayoutGuidance, edit_sigmas, guided_attention
 from mudi.models import Backbone
@@ -155,12 +157,23 @@ def draw(
     if segments is None:
         segments = subject_segments(combination) if options.gamma else []
     noise = shifted_noise(backbone, segments, seeds, options, boxes_of(combination))
-    positive = encode_prompts(backbone, [prompt.text], options.padding).rows([0] * len(seeds))
     negative = encode_negative(backbone, _negative_prompt(combination, options.negative_prompt), options.padding)
-    with layout_edit(backbone, combination, prompt, seeds, options, segments) as edit:
+
+    def rows_of(text: str) -> Conditioning:
+        return encode_prompts(backbone, [text], options.padding).rows([0] * len(seeds))
+
+    def both_rows_of(text: str) -> Conditioning:
+        return rows_of(text) if options.guidance == 1 else both_sides(negative, rows_of(text))
+
+    positive = rows_of(base_text(prompt.text, backbone.concepts))
+    layouts = [start_of(seed, segments, options, boxes_of(combination))[0].layout for seed in seeds]
+    with (
+        layout_edit(backbone, combination, prompt, seeds, options, segments) as edit,
+        conducted(backbone, combination, prompt.text, layouts, both_rows_of) as predicting,
+    ):
         latents = denoise(
             backbone, noise, positive, negative, steps=options.steps, guidance_scale=options.guidance, scheduler=options.scheduler,
-            edit=edit,
+            edit=edit, predicting=predicting,
         )  # fmt: skip
     return decode(backbone, latents)
 
