@@ -83,6 +83,10 @@ class Personalization:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
         return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
 
+    def paths(self, combination: Combination) -> int:
+        """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""
+        return 1
+
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
         if self.objective != "prior_preservation" or not self.prior_images:

@@ -4,7 +4,7 @@ A calibration is one JSON file a device type and setting, `RUNS/_calibration/DEV
 all its rates depend on (backbone, precision, resolution, threads), the rest stands in the name of each rate:
 
     fit mudi rank=16 mix=0.3 rows=6 ...   seconds of an optimiser step; `other`: of all else in a fit but loading
-    draw batch=8 guided shifted           seconds of a denoising step of a chunk; `other`: of all around the steps
+    draw batch=8 guided shifted           seconds of a call of the UNet for a chunk; `other`: of all around the calls
     draw batch=8 guided shifted steps=25  seconds of a whole chunk, as runs measure it
     detect NAME, compare NAME, judge NAME seconds a picture; runs measure the metrics of a benchmark together
     load backbone, load scorers           seconds, imports of a fresh process included

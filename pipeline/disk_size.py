@@ -19,7 +19,9 @@ TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
     "cut_mix": (LoraSettings().targets, False),
     "custom_diffusion": (TARGETS, True),
     "textual_inversion": (None, True),
+    "concept_conductor": (LoraSettings().targets, False),
 }
+SIDE_BY_SIDE = ("concept_conductor",)  # these store a LoRA for each subject
 CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
 # Parquet beside the PNGs, bytes. Chunks of 1, 4 and 10 pictures of the miniature's benchmark, two embedders, took 11.3 to 12.5 kB
 # and 330 to 400 bytes a picture, 2.7 kB where a threshold of 0.05 finds many boxes; a metric added later 3.4 to 3.9 kB a chunk.
@@ -39,13 +41,14 @@ class Disk:
 
 
 def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
-    """Parameters of a fit's adapter, and bytes of its files, the manifest of a few kilobytes left out."""
+    """Parameters that a fit trains at once, and bytes of its adapter's files, the manifest of a few kilobytes left out."""
     targets, has_rows = TRAINED[fit.method]
     identifiers = [subject.identifier for subject in fit.combination.subjects] if has_rows else []
     rows = adapter_size.row_shapes(architecture, identifiers)
     lora = LoraSettings(rank=fit.options.rank, alpha=fit.options.rank, targets=targets) if targets else None
     shapes = adapter_size.lora_shapes(architecture.unet, lora) if lora else {}
-    size = adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora)) if lora else 0
+    files = len(fit.combination.subjects) if fit.method in SIDE_BY_SIDE else 1
+    size = files * adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora)) if lora else 0
     return adapter_size.parameters(shapes) + adapter_size.parameters(rows), size + adapter_size.file_bytes(rows, {"format": "pt"})
 
 

@@ -6,7 +6,7 @@ compositions and its decoding, and every scorer once on that chunk. Nothing but 
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -56,14 +56,12 @@ def measure(
         say(kind)
         rates[kind] = _fit(backbone, work, combination, scratch, first)
     torch.set_num_threads(_threads(config.cluster.generate))
-    chunks = {work.kind: (work.batch, work.sampling, work.prompt) for work in (*workload.priors, *workload.draws)}
-    # Drawing with a LoRA is the slower case; token rows alone cost nothing.
-    with_lora = [made for made in first.values() if adapters.read_manifest(made.path)["lora"]]
-    adapters.put_on(backbone, (with_lora or list(first.values()))[0])
+    chunks = {work.kind: work for work in (*workload.priors, *workload.draws)}
     images: list[np.ndarray] = []
-    for kind, (batch, sampling, prompt) in chunks.items():
+    for kind, work in chunks.items():
         say(kind)
-        rates[kind], images = _draw(backbone, combination, prompt, batch, sampling)
+        adapters.put_on(backbone, _slowest(list(first.values()), work.paths > 1))
+        rates[kind], images = _draw(backbone, combination, work.prompt, work.batch, work.sampling)
     photos = [p.image for p in reference_pictures(combination, backbone.resolution, masks=False)]
     rates[PNG] = spread([len(encode_png(image)) for image in (*photos, *images)], source="photos and a chunk of two steps")
     device = device_name(backbone.device)
@@ -95,6 +93,13 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
     steps = list(np.diff(stamps))
     other = max(0.0, ended - began - sum(steps) - float(np.mean(steps)))
     return spread([float(step) for step in steps], other=other, peak_bytes=peak(), source="two steps")
+
+
+def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
+    """The adapter to draw with: one that draws by several paths or not, and if it can be one with a LoRA, since rows cost nothing."""
+    manifests = {adapter: adapters.read_manifest(adapter.path) for adapter in made}
+    fitting = [adapter for adapter, manifest in manifests.items() if bool(manifest.get("concepts")) == by_paths]
+    return max(fitting or made, key=lambda adapter: manifests[adapter]["lora"] is not None)
 
 
 def _family(work: FitWork) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.calibration import STEP_LOAD, SWEEP_START, Calibration, Rate, judge_name, scorer_names
 from pipeline.config import SPARE_CPUS, Cluster, RunConfig, Slot
-from pipeline.workload import DrawWork, FitWork, Phase, Workload, calls_of_sampling
+from pipeline.workload import DrawWork, FitWork, Phase, Workload
 
 Range = tuple[float, float]
 NOISE: Range = (0.9, 1.25)
@@ -108,7 +108,7 @@ def chunk_seconds(draw: DrawWork, rates: Mapping[str, Rate]) -> Range:
         low, high = whole.low, whole.high
     else:
         rate = rates[draw.kind]
-        low, high = (calls_of_sampling(draw.sampling) * end + rate.other for end in (rate.low, rate.high))
+        low, high = (draw.calls * end + rate.other for end in (rate.low, rate.high))
     return low * draw.pictures / draw.batch, high
 
 

@@ -59,7 +59,8 @@ class FitWork:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawWork:
-    """One chunk to draw and to detect and compare in; `batch` is that of a whole chunk, `pictures` what this one has."""
+    """One chunk to draw and to detect and compare in; `batch` is that of a whole chunk, `pictures` what this one has, and
+    `paths` how many passes of the UNet one prediction takes."""
 
     owner: str
     chunk_id: str
@@ -69,10 +70,16 @@ class DrawWork:
     prompt: str
     combination: str
     done: bool
+    paths: int = 1
 
     @property
     def kind(self) -> str:
-        return draw_kind(self.batch, self.sampling)
+        return draw_kind(self.batch, self.sampling, self.paths)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the UNet for the chunk."""
+        return calls_of_sampling(self.sampling) * self.paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +151,7 @@ class Workload:
 
 
 def calls_of_sampling(sampling: Sampling) -> int:
-    """Calls of the UNet for one chunk: its steps, and those that guidance by layout does again."""
+    """Predictions for one chunk: its steps, and those that guidance by layout does again."""
     guidance = sampling.layout_guidance
     if guidance is None:
         return sampling.steps
@@ -152,13 +159,14 @@ def calls_of_sampling(sampling: Sampling) -> int:
 
 
 def passes_of_sampling(sampling: Sampling) -> int:
-    """UNet rows of one picture."""
+    """UNet rows of one picture on one path."""
     return calls_of_sampling(sampling) * (1 if sampling.guidance == 1 else 2)
 
 
-def draw_kind(batch: int, sampling: Sampling) -> str:
-    """What decides the seconds of a denoising step and of what surrounds the steps."""
+def draw_kind(batch: int, sampling: Sampling, paths: int = 1) -> str:
+    """What decides the seconds of a call of the UNet and of what surrounds the calls."""
     told = {"guided": sampling.guidance != 1, "shifted": sampling.gamma, "by layout": sampling.layout_guidance}
+    told[f"paths={paths}"] = paths > 1
     return " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
 
 
@@ -175,7 +183,7 @@ def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
 def count_draw(draw: DrawWork) -> Counts:
     """What a chunk takes."""
     return Counts(
-        forward=draw.pictures * passes_of_sampling(draw.sampling),
+        forward=draw.pictures * passes_of_sampling(draw.sampling) * draw.paths,
         pictures=draw.pictures,
         denoising_steps=draw.pictures * draw.sampling.steps,
     )
@@ -225,15 +233,17 @@ def _done_steps(folder: Path, steps: int) -> int:
 
 
 def draw_works(
-    chunks: Sequence[plan.Chunk], samplings: Mapping[str, Sampling], batch: int, stored: set[str], owners: Mapping[str, str] | None = None
-) -> tuple[DrawWork, ...]:
-    """The chunks of a sweep as work; a chunk is done if all its candidates are among the `stored` ids. Owners by method."""
+    chunks: Sequence[plan.Chunk], samplings: Mapping[str, Sampling], batch: int, stored: set[str], owners: Mapping[str, str] | None = None,
+    paths: Mapping[tuple[str, str], int] | None = None,
+) -> tuple[DrawWork, ...]:  # fmt: skip
+    """The chunks of a sweep as work; a chunk is done if all its candidates are among the `stored` ids. Owners by method,
+    `paths` by method and combination, one where it says nothing."""
     missing = {chunk.chunk_id for chunk in plan.remaining(chunks, stored)}
     return tuple(
         DrawWork(
             owner=(owners or {}).get(chunk.keys[0].method, chunk.keys[0].method), chunk_id=chunk.chunk_id, pictures=len(chunk.keys),
             batch=batch, sampling=samplings[chunk.keys[0].method], prompt=chunk.prompt, combination=chunk.combination,
-            done=chunk.chunk_id not in missing,
+            done=chunk.chunk_id not in missing, paths=(paths or {}).get((chunk.keys[0].method, chunk.combination), 1),
         )
         for chunk in chunks
     )  # fmt: skip

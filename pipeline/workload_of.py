@@ -81,9 +81,11 @@ def _of_selftraining(config: RunConfig, combinations: Sequence[Combination], run
     phases = _class_priors(config, jobs, run_dir)
     phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options) for job in jobs)))
     adapters = [_stored_or_planned(Path(job.out_dir), config.method.name, job.combination.key, 0) for job in jobs]
+    paths = {(config.method.name, combination.key): options.paths(combination) for combination in named}
     for round in range(config.rounds + 1):
         chunks = assignments.plan_round(config, named, adapters, round)
-        sweep = Phase(name=f"round {round} sweep", draws=draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, round)))
+        stored = _stored_ids(run_dir, round)
+        sweep = Phase(name=f"round {round} sweep", draws=draw_works(chunks, samplings, config.sampling.batch, stored, paths=paths))
         phases.append(without_work(sweep) if journal.read_marker(run_dir, round, "publish") is not None else sweep)
         if round == config.rounds:
             return phases, 0
@@ -99,6 +101,7 @@ def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], 
     arms = planning.resolve(config)
     named = [plan.fill_prompts(c, evaluation_prompts(config, c.key)) for c in combinations]
     samplings = {label: arm.options.sampling for label, arm in arms.items()}
+    paths = {(label, combination.key): arm.options.paths(combination) for label, arm in arms.items() for combination in named}
     cells = [(arm, c.key, fit) for arm in arms.values() for c in named for fit in range(config.fits)]
     folders = {(a.label, key, fit): planning.adapter_folder(run_dir, config, arms, a, key, fit) for a, key, fit in cells}
     owners: dict[str, str] = {}
@@ -115,13 +118,14 @@ def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], 
     if refitted:
         pool, nothing = planning.pool_dir(run_dir), _kept_nothing(run_dir)
         chunks = planning.pool_chunks(config, arms, named, adapters)
-        phases.append(Phase(name="pool", draws=draw_works(chunks, samplings, config.sampling.batch, _stored_ids(pool, 0))))
+        stored = _stored_ids(pool, 0)
+        phases.append(Phase(name="pool", draws=draw_works(chunks, samplings, config.sampling.batch, stored, paths=paths)))
         kept = {(a.label, k, f): () if (a.label, k, f) in nothing else (("id", "prompt"),) * a.refit.keep for a, k, f in cells if a.refit}
         jobs = planning.refits(config, run_dir, arms, named, adapters, kept)
         phases.append(Phase(name="refit", fits=tuple(fit_work(j, owners[j.out_dir], arms[owners[j.out_dir]].options) for j in jobs)))
         adapters = {cell: adapter for cell, adapter in adapters.items() if kept.get(cell, True)}
     chunks = planning.evaluation_chunks(config, arms, named, adapters)
-    draws = draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, 0))
+    draws = draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, 0), paths=paths)
     phases.append(Phase(name="pictures", draws=draws))
     phases.append(Phase(name="metrics", judged=_judged(config, run_dir, draws)))
     return phases, len(cells) - len(owners)

@@ -1,5 +1,6 @@
 """The personalisation methods by name. A new one is a file here and a line below."""
 
+from mudi.methods.concept_conductor import ConceptConductor
 from mudi.methods.custom_diffusion import CustomDiffusion
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
@@ -12,4 +13,5 @@ METHODS = {
     "cut_mix": CutMix,
     "textual_inversion": TextualInversion,
     "custom_diffusion": CustomDiffusion,
+    "concept_conductor": ConceptConductor,
 }
