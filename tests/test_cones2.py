@@ -243,7 +243,7 @@ def test_the_manifest_tells_payload_format_and_model_together(backbone, tmp_path
 def test_a_refit_of_a_method_without_lora_is_refused(backbone, tmp_path, two_dogs):
     adapter = quick(steps=1).train(backbone, two_dogs, tmp_path / "a", seed=0)
     images = [np.zeros((48, 48, 3), np.uint8)]
-    with pytest.raises(ValueError, match=r"holds no LoRA \(cones2\)"):
+    with pytest.raises(ValueError, match=r"holds no LoRA .*\(cones2\)"):
         retrain(backbone, two_dogs, adapter, images, ["a dog"], RetrainSettings(steps=1), tmp_path / "b", 1, 0)
 
 
