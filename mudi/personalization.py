@@ -89,7 +89,6 @@ class Personalization:
         """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""
         return 1
 
-<<<<<<< HEAD
     def single_recipe(self) -> dict[str, object] | None:
         """What decides a subject's fit alone, beside the subject, the seed and the model; None if all are fitted together."""
         return None
@@ -98,8 +97,6 @@ class Personalization:
         """The steps of a fit of a combination for which no subject has been fitted yet."""
         return self.steps if self.single_recipe() is None else self.steps * len(combination.subjects)
 
-=======
->>>>>>> h-cond
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
         if self.objective != "prior_preservation" or not self.prior_images:

@@ -22,10 +22,7 @@ TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
     "custom_diffusion": (TARGETS, True),
     "textual_inversion": (None, True),
     "concept_conductor": (LoraSettings().targets, False),
-<<<<<<< HEAD
     "cones2": (None, False),
-=======
->>>>>>> h-cond
 }
 SIDE_BY_SIDE = ("concept_conductor",)  # these store a LoRA for each subject
 CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
@@ -48,11 +45,8 @@ class Disk:
 
 def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
     """Parameters that a fit trains at once, and bytes of its adapter's files, the manifest of a few kilobytes left out."""
-<<<<<<< HEAD
     if isinstance(fit.options, Cones2):
         return _residual_bytes(fit, fit.options, architecture)
-=======
->>>>>>> h-cond
     targets, has_rows = TRAINED[fit.method]
     identifiers = [subject.identifier for subject in fit.combination.subjects] if has_rows else []
     rows = adapter_size.row_shapes(architecture, identifiers)

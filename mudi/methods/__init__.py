@@ -1,10 +1,7 @@
 """The personalisation methods by name. A new one is a file here and a line below."""
 
 from mudi.methods.concept_conductor import ConceptConductor
-<<<<<<< HEAD
 from mudi.methods.cones2 import Cones2
-=======
->>>>>>> h-cond
 from mudi.methods.custom_diffusion import CustomDiffusion
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
@@ -18,8 +15,5 @@ METHODS = {
     "textual_inversion": TextualInversion,
     "custom_diffusion": CustomDiffusion,
     "concept_conductor": ConceptConductor,
-<<<<<<< HEAD
     "cones2": Cones2,
-=======
->>>>>>> h-cond
 }
