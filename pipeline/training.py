@@ -51,12 +51,12 @@ def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]
     worker = _fit.options(num_gpus=slot.gpus, num_cpus=slot.cpus)
     open_jobs = {worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.label not in done}
     while open_jobs:
-        finished, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
+        ready, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
         steps = ray.get(board.get.remote())
         for job in open_jobs.values():
             if job.label in steps:
                 progress(job.label, steps[job.label], job.steps)
-        for reference in finished:
+        for reference in ready:
             key = open_jobs.pop(reference).label
             done[key] = _result(reference, key)
     return [done[job.label] for job in jobs]
