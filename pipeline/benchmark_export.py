@@ -67,4 +67,4 @@ def with_tables(page: str, name: str, tables: str) -> str:
     if begin not in page:
         return f"{page.rstrip()}\n\n# Results of {name}\n\n{block}".lstrip()
     before, _, rest = page.partition(begin)
-    return before + block + rest.partition(end)[2].lstrip("\n")
+    return before + block + rest.partition(end)[2].removeprefix("\n")
