@@ -139,6 +139,11 @@ def _reach_disk(path: Path) -> None:
         os.close(number)
 
 
+def base_facts(backbone: Backbone) -> dict[str, str]:
+    """What a manifest says of the model that an adapter was fitted on: adapters that differ here are never merged."""
+    return {"backbone": backbone.name, "precision": str(backbone.dtype).removeprefix("torch.")}
+
+
 def _lora_tensors(unet: nn.Module, name: str) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
@@ -231,16 +236,22 @@ def detach(backbone: Backbone) -> None:
 
 def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:
     """Put the token rows of a stored adapter on, frozen, and return their identifiers; none if it has none."""
-    if not (adapter.path / ROWS).is_file():
+    if not (rows := stored_rows(adapter)):
         return ()
-    rows: tokens.Rows = {}
-    for key, row in _verified(adapter, ROWS).items():
-        word, encoder = key.rsplit(".", 1)
-        rows.setdefault(word, {})[encoder] = row
     tokens.attach_rows(backbone, rows)
     for parameter in tokens.row_parameters(backbone):
         parameter.requires_grad_(False)
     return tuple(rows)
+
+
+def stored_rows(adapter: Adapter) -> tokens.Rows:
+    """The token rows of a stored adapter, on the CPU; {} if it has none."""
+    rows: tokens.Rows = {}
+    if (adapter.path / ROWS).is_file():
+        for key, row in _verified(adapter, ROWS).items():
+            word, encoder = key.rsplit(".", 1)
+            rows.setdefault(word, {})[encoder] = row
+    return rows
 
 
 def _verified(adapter: Adapter, name: str) -> dict[str, torch.Tensor]:

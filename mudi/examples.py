@@ -18,7 +18,7 @@ class Picture:
     """A training picture of one subject: the square photo (S, S, 3), its cut-out or None, and what each is called.
 
     `caption` goes with the plain photo; `phrase` names the subject inside a mix. `owner` is the index of
-    the subject.
+    the subject. `weight`, float32 (S, S), weighs the loss of the plain photo; None is one everywhere.
     """
 
     image: np.ndarray
@@ -27,6 +27,7 @@ class Picture:
     phrase: str
     owner: int
     key: str
+    weight: np.ndarray | None = None
 
 
 def square_photo(image: np.ndarray, size: int) -> np.ndarray:
@@ -112,7 +113,7 @@ def personal_examples(
     def item(source: Sequence[Picture], chosen: Picture, mixed: bool, rng: np.random.Generator, prior: bool) -> Example:
         if mixed and len({p.owner for p in source}) > 1:
             return mix(source, chosen, rng, prior)
-        return Example(chosen.image, chosen.caption, prior=prior, key=chosen.key)
+        return Example(chosen.image, chosen.caption, prior=prior, key=chosen.key, weight=chosen.weight)
 
     def examples(step: int, rng: np.random.Generator) -> list[Example]:
         rows = []

@@ -12,8 +12,8 @@ import torch
 from mudi import adapters, tokens
 from mudi.adapters import TRAINED, LoraSettings
 from mudi.conditioning import cut_tokens
-from mudi.examples import Mix, personal_examples, reference_pictures
-from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
+from mudi.examples import Mix, Picture, personal_examples, reference_pictures
+from mudi.fit import FitSettings, Loss, Noised, Predict, Report, Trained, fit
 from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
 from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
@@ -26,11 +26,12 @@ NOT_DECIDING = ("priors", "singles")
 SET_BY_RUNS = (*NOT_DECIDING, "single_seed", "sampling", "detector", "segmenter")
 OBJECTIVES = ("prior_preservation", "dco", "denoising")
 RANGES = {
-    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "prior_steps"), (int, 1, 1e7)),
-    **dict.fromkeys(("prior_images", "mix_from_step"), (int, 0, 1e7)),
-    **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight"), (int | float, 0, 1)),
-    **dict.fromkeys(("learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
-    **dict.fromkeys(("prior_weight", "prior_guidance_scale", "weight_decay", "mark_weight", "rest_weight"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "prior_steps", "self_images"), (int, 1, 1e7)),
+    **dict.fromkeys(("prior_images", "mix_from_step", "refine_steps"), (int, 0, 1e7)),
+    **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
+    **dict.fromkeys(("learning_rate", "row_learning_rate", "refine_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
+    **dict.fromkeys(("prior_weight", "prior_guidance_scale", "row_deviation", "kl_weight", "ridge"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("weight_decay", "mark_weight", "rest_weight"), (int | float, 0, 1e6)),
 }
 
 
@@ -89,13 +90,13 @@ class Personalization:
         """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""
         return 1
 
-    def single_recipe(self) -> dict[str, object] | None:
+    def single_recipe(self, combination: Combination) -> dict[str, object] | None:
         """What decides a subject's fit alone, beside the subject, the seed and the model; None if all are fitted together."""
         return None
 
-    def optimiser_steps(self, combination: Combination) -> int:
-        """The steps of a fit of a combination for which no subject has been fitted yet."""
-        return self.steps if self.single_recipe() is None else self.steps * len(combination.subjects)
+    def steps_in_all(self, subjects: int) -> int:
+        """The optimiser steps of `train` for so many subjects, fits that are found again included."""
+        return self.steps
 
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
@@ -129,18 +130,22 @@ def _plainly_named(subject: Subject) -> Subject:
 
 def personalize(
     options: Personalization, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, *, lora: LoraSettings | None,
-    row_starts: Mapping[str, str] | None = None, mix: Mix | None = None, mix_probability: float = 0.0, mix_from_step: int = 0,
-    report: Report | None = None,
+    row_starts: Mapping[str, str | Mapping[str, torch.Tensor]] | None = None, row_learning_rate: float | None = None,
+    mix: Mix | None = None, mix_probability: float = 0.0, mix_from_step: int = 0, weigh: Callable[[Picture], Picture] | None = None,
+    noise_offset: float = 0.0, report: Report | None = None,
 ) -> Adapter:  # fmt: skip
     """Fit a fresh adapter on the photos and store it in `out_dir`; work in progress lies beside it until then.
 
     `lora` says where matrices are trained, None for none; `row_starts` which identifiers get trained rows
-    and from which words these start. `mix` makes a composition of two subjects, with `mix_probability`
-    from optimiser step `mix_from_step` on. Captions name the subjects as `options.view` does.
+    and from which words, or which vector an encoder, these start; they move at `row_learning_rate`, without one at the
+    rate of all. `mix` makes a composition of two subjects, with `mix_probability`
+    from optimiser step `mix_from_step` on; `weigh` gives a photo its loss weights. Captions name the subjects as `options.view` does.
     """
     work = work_folder(out_dir)
     combination = options.view(combination)
     pictures = reference_pictures(combination, backbone.resolution, masks=options.needs_masks)
+    if weigh is not None:
+        pictures = list(map(weigh, pictures))
     adapters.detach(backbone)
     priors = []
     if recipes := options.prior_recipes(combination, backbone.name, str(backbone.dtype).removeprefix("torch.")):
@@ -155,14 +160,21 @@ def personalize(
     examples = personal_examples(
         pictures, priors, batch=options.batch, mix=mix, mix_probability=mix_probability, mix_from_step=mix_from_step
     )
-    settings = FitSettings(steps=options.steps, learning_rate=options.learning_rate, batch=options.batch, accumulation=options.accumulation)
-    tail = fit(backbone, examples, LOSSES[options.objective](options), settings, work=work, seed=seed, report=report)
+    settings = FitSettings(
+        steps=options.steps, learning_rate=options.learning_rate, batch=options.batch, accumulation=options.accumulation,
+        noise_offset=noise_offset,
+    )  # fmt: skip
+    groups = []
+    if row_learning_rate is not None:
+        groups = [Trained(parameters=tokens.row_parameters(backbone), learning_rate=row_learning_rate)]
+        if lora is not None:
+            groups.append(Trained(parameters=adapters.parameters(backbone.unet)))
+    tail = fit(backbone, examples, LOSSES[options.objective](options), settings, work=work, seed=seed, report=report, trained=groups)
     texts = [picture.caption for picture in pictures] + [prompt.text for prompt in combination.prompts]
     cut = {text: count for text in texts if (count := cut_tokens(backbone, text))}
-    hyperparameters = {key: value for key, value in asdict(options).items() if key not in NOT_DECIDING}
     trained = [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)]
     details = {
-        "seed": seed, "backbone": backbone.name, "final_loss": tail, "cut_tokens": cut, "hyperparameters": hyperparameters,
+        "seed": seed, **adapters.base_facts(backbone), "final_loss": tail, "cut_tokens": cut, "hyperparameters": hyperparameters(options),
         "parameters": sum(p.numel() for p in trained),
     }  # fmt: skip
     adapter = adapters.save(
@@ -177,6 +189,11 @@ def personalize(
     )
     clear_work(out_dir)
     return adapter
+
+
+def hyperparameters(options: Personalization) -> dict:
+    """What of a method decides its adapter or its pictures, as a manifest lists it."""
+    return {key: value for key, value in asdict(options).items() if key not in NOT_DECIDING}
 
 
 def _prior_preservation(options: Personalization) -> Loss:

@@ -1,6 +1,6 @@
 """One round of self-training: refit an adapter on selected candidates, held close to where it was by a KL term."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mudi.adapters import REFERENCE, TRAINED
 from mudi.conditioning import encode_prompts
 from mudi.diffusion import alphas_cumprod, encode, predict
 from mudi.examples import kept_examples, personal_examples, reference_pictures, seg_mixing
-from mudi.fit import FitSettings, Loss, Noised, Predict, Report, fit
+from mudi.fit import Examples, FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
 from mudi.objectives import denoising_loss, kl_penalty
 from mudi.records import Adapter, Combination
@@ -69,26 +69,37 @@ def retrain(
     """
     if not len(images):
         raise ValueError(f"round {round} of {combination.key}: no candidate was kept, so there is nothing to train on")
-    adapters.detach(backbone)
-    lora = adapters.load(backbone.unet, start, REFERENCE)
-    adapters.load(backbone.unet, start, TRAINED)
-    identifiers = adapters.load_rows(backbone, start)
     photos = None
     if settings.reference_share:
         pictures = reference_pictures(combination, backbone.resolution)
         photos = personal_examples(pictures, [], batch=settings.batch, mix=seg_mixing(backbone.resolution), mix_probability=0.3)
     examples = kept_examples(images, prompts, settings.batch, photos, settings.reference_share)
+    details = {"start": start.sha256, "retrain": asdict(settings), "kept": len(images)}
+    return refit(backbone, combination, start, examples, settings, out_dir, round=round, seed=seed, details=details, report=report)
+
+
+def refit(
+    backbone: Backbone, combination: Combination, start: Adapter, examples: Examples, settings: RetrainSettings, out_dir: Path, *,
+    round: int, seed: int, details: Mapping, report: Report | None = None,
+) -> Adapter:  # fmt: skip
+    """The adapter `start` trained on `examples`, held near itself by a KL term, stored in `out_dir`; rows stay as they are.
+
+    Of the settings `reference_share` has no part here. Raises ValueError if the start holds no LoRA.
+    """
+    adapters.detach(backbone)
+    lora = adapters.load(backbone.unet, start, REFERENCE)
+    adapters.load(backbone.unet, start, TRAINED)
+    identifiers = adapters.load_rows(backbone, start)
     optimiser = FitSettings(
         steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation
     )
     tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work_folder(out_dir), seed=seed, report=report)
-    details = {
-        "seed": seed, "backbone": backbone.name, "final_loss": tail, "start": start.sha256, "retrain": asdict(settings),
-        "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)), "drift": drift(backbone, combination),
-        "kept": len(images),
+    facts = {
+        "seed": seed, **adapters.base_facts(backbone), "final_loss": tail,
+        "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)), "drift": drift(backbone, combination), **details,
     }  # fmt: skip
     adapter = adapters.save(
-        backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=details, identifiers=identifiers
+        backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=facts, identifiers=identifiers
     )
     clear_work(out_dir)
     adapters.detach(backbone)

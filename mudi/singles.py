@@ -3,16 +3,71 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from mudi import adapters
 from mudi.dataset import file_sha256
+from mudi.fit import Report
 from mudi.models import Backbone
+from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination, Subject
+from mudi.work_folder import work_folder
 
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
 FitOne = Callable[[Combination, Path, int], Adapter]
+Alone = TypeVar("Alone", bound=Personalization)
+
+
+def fits_alone(
+    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None
+) -> list[Adapter]:  # fmt: skip
+    """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`.
+
+    Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
+    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Raises ValueError before anything
+    is fitted if subjects share an identifier.
+    """
+    require_own_identifiers(combination)
+    named = owner.view(combination)
+    keys = [subject.key for subject in named.subjects]
+    folder = Path(owner.singles) if owner.singles else work_folder(out_dir) / "subjects"
+
+    def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
+        return single.train(backbone, alone, place, seed, after(report, keys.index(alone.key) * single.steps))
+
+    return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
+
+
+def alone_by(method: type[Alone], owner: Personalization) -> Alone:
+    """The method `method` with the hyperparameters that `owner` shares with it, sampling left out: fits do not depend on it."""
+    shared = [field.name for field in fields(method) if hasattr(owner, field.name) and field.name != "sampling"]
+    return method(**{name: getattr(owner, name) for name in shared})
+
+
+def deciding(single: Personalization) -> dict:
+    """What of a method decides its fits, so that arms which differ elsewhere share them."""
+    unused = {"sampling", "single_seed"}
+    if single.objective != "prior_preservation":
+        unused |= {"detector", "segmenter", *(field.name for field in fields(single) if field.name.startswith("prior_"))}
+    return {"method": single.name, **{key: value for key, value in hyperparameters(single).items() if key not in unused}}
+
+
+def after(report: Report | None, steps: int) -> Report | None:
+    """The report of a fit that follows others of so many steps."""
+    return None if report is None else lambda step, loss: report(steps + step, loss)
+
+
+def require_own_identifiers(combination: Combination) -> None:
+    """Raise ValueError if two subjects have one identifier: fitted alone and merged, it would have to mean both."""
+    words = [subject.identifier.lower() for subject in combination.subjects]
+    for index, word in enumerate(words):
+        if word in words[:index]:
+            first, second = (combination.subjects[i].key for i in (words.index(word), index))
+            raise ValueError(
+                f"{combination.key}: subjects {first!r} and {second!r} both have the identifier {word!r}; give each its own rare word"
+            )
 
 
 def single_fits(

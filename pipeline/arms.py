@@ -175,7 +175,7 @@ def first_fits(
                     label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method,
                     hyperparameters={**arm.values, "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed + fit},
                     backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
-                    seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.optimiser_steps(combination),
+                    seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.steps_in_all(len(combination.subjects)),
                 )  # fmt: skip
                 jobs.setdefault(folder, job)
     return list(jobs.values())

@@ -142,12 +142,13 @@ def adapter_folder(run_dir: Path, combination: str, round: int) -> Path:
 def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]) -> list[FitJob]:
     """The method's own fit of every combination, which makes the adapters of round 0."""
     values = {**hyperparameters_of(config), "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed}
+    method = METHODS[config.method.name](**values)
     return [
         FitJob(
             label=combination.key, combination=combination, method=config.method.name, hyperparameters=values,
             backbone=located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, 0)),
-            seed=fit_seed(config.seed, combination.key, 0), steps=METHODS[config.method.name](**values).optimiser_steps(combination),
+            seed=fit_seed(config.seed, combination.key, 0), steps=method.steps_in_all(len(combination.subjects)),
         )
         for combination in combinations
     ]  # fmt: skip

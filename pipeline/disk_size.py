@@ -23,8 +23,13 @@ TRAINED: Mapping[str, tuple[tuple[str, ...] | None, bool]] = {
     "textual_inversion": (None, True),
     "concept_conductor": (LoraSettings().targets, False),
     "cones2": (None, False),
+    "merged_loras": (LoraSettings().targets, False),
+    "mix_of_show": (LoraSettings().targets, True),
+    "mudi_modular": (LoraSettings().targets, False),
+    "custom_diffusion_merged": (TARGETS, True),
 }
-SIDE_BY_SIDE = ("concept_conductor",)  # these store a LoRA for each subject
+# Of the methods that fit each subject alone these store one LoRA of all ranks, the others one for each subject.
+MERGED = ("merged_loras", "mix_of_show", "mudi_modular", "custom_diffusion_merged")
 CHECKPOINT_COPIES = 3  # the numbers and both of Adam's moments
 # Parquet beside the PNGs, bytes. Chunks of 1, 4 and 10 pictures of the miniature's benchmark, two embedders, took 11.3 to 12.5 kB
 # and 330 to 400 bytes a picture, 2.7 kB where a threshold of 0.05 finds many boxes; a metric added later 3.4 to 3.9 kB a chunk.
@@ -33,7 +38,7 @@ CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_50
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Bytes of a whole run. adapters are exact; checkpoints are the most that lie there at once while fits run, and then none."""
+    """Bytes of a whole run. adapters are exact but for those of merges (`adapter_bytes`); checkpoints are the most that lie there at once while fits run, and then none."""
 
     images: Range
     measured: bool
@@ -44,17 +49,35 @@ class Disk:
 
 
 def adapter_bytes(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
-    """Parameters that a fit trains at once, and bytes of its adapter's files, the manifest of a few kilobytes left out."""
+    """Parameters that a fit trains at once, and bytes of its adapter's files, the manifest of a few kilobytes left out.
+
+    Subjects that are fitted alone leave their own files too. A constrained merge has the rank of its words, which are
+    not known here: it is counted as a merge of all ranks, and class rows of an ED-LoRA are not counted.
+    """
     if isinstance(fit.options, Cones2):
         return _residual_bytes(fit, fit.options, architecture)
     targets, has_rows = TRAINED[fit.method]
+    subjects, rank = len(fit.combination.subjects), getattr(fit.options, "rank", 0)
     identifiers = [subject.identifier for subject in fit.combination.subjects] if has_rows else []
     rows = adapter_size.row_shapes(architecture, identifiers)
-    lora = LoraSettings(rank=fit.options.rank, alpha=fit.options.rank, targets=targets) if targets else None
-    shapes = adapter_size.lora_shapes(architecture.unet, lora) if lora else {}
-    files = len(fit.combination.subjects) if fit.method in SIDE_BY_SIDE else 1
-    size = files * adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora)) if lora else 0
-    return adapter_size.parameters(shapes) + adapter_size.parameters(rows), size + adapter_size.file_bytes(rows, {"format": "pt"})
+    row_bytes = adapter_size.file_bytes(rows, {"format": "pt"})
+    shapes, own = _lora_bytes(targets, rank, architecture)
+    trained = adapter_size.parameters(shapes) + adapter_size.parameters(rows)
+    if fit.alone is None:
+        return trained, own + row_bytes
+    stored = subjects * own
+    if fit.method in MERGED:
+        stored = _lora_bytes(targets, getattr(fit.options, "merge_rank", None) or subjects * rank, architecture)[1]
+    return trained, stored + row_bytes + fit.alone * (own + row_bytes // subjects)
+
+
+def _lora_bytes(targets: tuple[str, ...] | None, rank: int, architecture: Architecture) -> tuple[adapter_size.Shapes, int]:
+    """The matrices of a LoRA and the bytes of its file; neither where there are no targets."""
+    if not targets:
+        return {}, 0
+    lora = LoraSettings(rank=rank, alpha=rank, targets=targets)
+    shapes = adapter_size.lora_shapes(architecture.unet, lora)
+    return shapes, adapter_size.file_bytes(shapes, adapter_size.lora_metadata(lora))
 
 
 def _residual_bytes(fit: FitWork, options: Cones2, architecture: Architecture) -> tuple[int, int]:

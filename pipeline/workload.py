@@ -228,9 +228,10 @@ def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Pat
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
     steps, done, alone = job.steps, _done_steps(folder, job.steps), None
-    if retraining is None and (recipe := options.single_recipe()) is not None:
+    if retraining is None and (recipe := options.single_recipe(job.combination)) is not None:
         mine = _alone(job, options, recipe, set() if planned is None else planned)
-        steps, alone = options.steps * len(mine), len(mine)
+        together = job.steps - options.steps * len(job.combination.subjects)
+        steps, alone = options.steps * len(mine) + together, len(mine)
         done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
     return FitWork(
         owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,

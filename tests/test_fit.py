@@ -98,3 +98,20 @@ def test_recurring_pictures_train_as_fresh_ones(miniature, tmp_path):
         )  # fmt: skip
         results.append(torch.cat([p.detach().flatten() for p in adapters.parameters(miniature.unet)]))
     assert torch.equal(*results)
+
+
+def test_a_noise_offset_shifts_all_places_of_a_channel_alike(miniature, tmp_path):
+    """What the loss sees with an offset of 3, less what it sees without: one number a row and channel, of standard deviation 3."""
+    seen = {}
+    for offset in (0.0, 3.0):
+
+        def watched(noised, predict, offset=offset):
+            seen[offset] = noised.target
+            return loss(noised, predict)
+
+        adapters.attach(miniature.unet, LoraSettings(rank=2, alpha=2), 0)
+        settings = FitSettings(steps=1, batch=2, accumulation=1, noise_offset=offset)
+        fit(miniature, examples, watched, settings, work=tmp_path / str(offset), seed=5)
+    shift = seen[3.0] - seen[0.0]
+    torch.testing.assert_close(shift, shift[..., :1, :1].expand_as(shift), atol=1e-5, rtol=0)
+    assert 1.5 < shift[..., 0, 0].std().item() < 6

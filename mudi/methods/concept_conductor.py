@@ -1,6 +1,6 @@
 """Concept Conductor (arXiv 2408.03632), injection with boxes: a LoRA of each subject alone, drawn on a path of its own."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,11 +9,11 @@ from mudi.fit import Report
 from mudi.gathered import gather
 from mudi.methods.dreambooth import DreamBooth
 from mudi.models import Backbone
-from mudi.personalization import NOT_DECIDING, Personalization
+from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination
 from mudi.sampling import Sampling
-from mudi.singles import single_fits
-from mudi.work_folder import clear_work, work_folder
+from mudi.singles import alone_by, deciding, fits_alone
+from mudi.work_folder import clear_work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,39 +46,26 @@ class ConceptConductor(Personalization):
         """The base's and one a subject."""
         return 1 + len(combination.subjects)
 
-    def alone(self) -> DreamBooth:
-        """The method of each subject's own fit."""
-        shared = [f.name for f in fields(DreamBooth) if f.name != "sampling"]
-        return DreamBooth(**{name: getattr(self, name) for name in shared})
-
-    def single_recipe(self) -> dict[str, object]:
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
-        unused = {*NOT_DECIDING, "sampling", "single_seed"}
-        if self.objective != "prior_preservation":
-            unused |= {"detector", "segmenter", *(f.name for f in fields(DreamBooth) if f.name.startswith("prior_"))}
-        alone = self.alone()
-        return {"method": alone.name, **{f.name: getattr(alone, f.name) for f in fields(alone) if f.name not in unused}}
+        return deciding(alone_by(DreamBooth, self))
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store them side by side in `out_dir`.
 
         Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
         """
-        keys, alone = [subject.key for subject in combination.subjects], self.alone()
-
-        def fit_one(subject: Combination, folder: Path, seed: int) -> Adapter:
-            before = self.steps * keys.index(subject.key)
-            onwards = None if report is None else lambda step, loss: report(before + step, loss)
-            return alone.train(backbone, subject, folder, seed, onwards)
-
-        folder = Path(self.singles) if self.singles else work_folder(out_dir) / "subjects"
-        singles = single_fits(backbone, combination, self.single_recipe(), self.single_seed, folder, fit_one)
+        singles = fits_alone(alone_by(DreamBooth, self), self, backbone, combination, out_dir, report)
         adapters.detach(backbone)
         manifests = [adapters.read_manifest(single.path) for single in singles]
         details = {
             "seed": self.single_seed, "backbone": backbone.name, "parameters": sum(m["parameters"] for m in manifests),
             "final_loss": sum(m["final_loss"] for m in manifests) / len(manifests),
-            "hyperparameters": {name: value for name, value in asdict(self).items() if name not in NOT_DECIDING},
+            "hyperparameters": hyperparameters(self),
             "cut_tokens": {text: count for m in manifests for text, count in m["cut_tokens"].items()},
         }  # fmt: skip
         adapter = gather(

@@ -64,11 +64,15 @@ class Cones2(Personalization):
         """The combination with each subject named by its class noun alone, which is its photos' caption too."""
         return replace(combination, subjects=tuple(map(_bare, super().view(combination).subjects)))
 
-    def single_recipe(self) -> dict[str, object]:
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's fit beside the subject, the seed and the model."""
         optimiser = {key: getattr(self, key) for key in ("steps", "learning_rate", "batch", "accumulation", "weight_decay")}
         how = {"tuning": self.tuning} if self.tuning == "direct" else asdict(self.residual_settings())
         return {"method": self.name, **optimiser, **how}
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit the residual of each subject that has none yet, and store those of all, in their order, in `out_dir`.
@@ -86,7 +90,7 @@ class Cones2(Personalization):
             return self._fit_one(backbone, alone, folder, work / folder.name, seed, onwards)
 
         folder = Path(self.singles) if self.singles else work / "subjects"
-        fitted = single_fits(backbone, named, self.single_recipe(), self.single_seed, folder, fit_one)
+        fitted = single_fits(backbone, named, self.single_recipe(combination), self.single_seed, folder, fit_one)
         residuals = [_residual(backbone, adapter, key) for adapter, key in zip(fitted, keys, strict=True)]
         adapters.detach(backbone)
         manifests = [adapters.read_manifest(adapter.path) for adapter in fitted]
