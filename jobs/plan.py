@@ -45,7 +45,8 @@ def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = 
     architecture = calibration.architecture_of(config)
     cores = config.cluster.cpus or os.cpu_count() or 1
     prices = [price.price(config, workload, of_device, cores) for of_device in stored]
-    print_plan(config, workload, architecture, disk(workload, architecture, png_rate(stored)), prices, cores)
+    sizes = disk(workload, architecture, png_rate(stored), config.cluster, cores)
+    print_plan(config, workload, architecture, sizes, prices, cores)
 
 
 if __name__ == "__main__":

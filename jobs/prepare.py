@@ -65,16 +65,18 @@ def chosen_writer(words: str, gpus: float):
 
     if words == "templates":
         return templates_writer()
-    kind, colon, names = words.partition(":")
+    if not words.strip():
+        raise ValueError(f"--words {words!r}: names nobody; give templates, endpoint:MODEL or weights of a vision-language model")
+    kind, _, names = words.partition(":")
     if kind != "endpoint":
         return local_writer_of(words, "cuda" if gpus else "cpu")
-    vision_model, *language_model = (name.strip() for name in names.split(","))
-    if not colon or not vision_model or len(language_model) > 1:
+    models = [name.strip() for name in names.split(",")]
+    if not all(models) or len(models) > 2:
         raise ValueError(f"--words {words}: expected endpoint:MODEL or endpoint:VISION_MODEL,LANGUAGE_MODEL")
     address = os.environ.get("MUDI_WORDS_ADDRESS")
     if not address:
         raise ValueError(f"--words {words}: MUDI_WORDS_ADDRESS is not set; give the endpoint's address, such as https://host/v1")
-    return endpoint_writer(address, os.environ.get("MUDI_WORDS_KEY"), vision_model, *language_model)
+    return endpoint_writer(address, os.environ.get("MUDI_WORDS_KEY"), *models)
 
 
 def _folders(sources: list[str]) -> dict[str, Path]:

@@ -2,41 +2,54 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from mudi.adapters import LoraSettings
-from mudi.sdxl_sizes import TEXT_BIG_G, TEXT_L, UNET, VAE
+from mudi.encoder_tuning import lora_numbers, whole_numbers
+from mudi.full_sizes import FAMILIES
 
 FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
 CONFIG = "config.json"
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+PARTS, SECOND = ("unet", "vae", "text_encoder"), "text_encoder_2"
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A backbone without weights. side: pixels; row_widths: of a token in either text encoder; assumed: whether
-    this is SDXL base because the backbone itself is not here to be looked at."""
+    """A backbone without weights. side: pixels; row_widths: of a token in each text encoder, by `Backbone.readers`' keys;
+    texts: settings of the text encoders; assumed: whether this is SDXL base because the backbone itself is not here to be
+    looked at."""
 
     unet: Mapping
     side: int
-    row_widths: tuple[int, int]
+    row_widths: Mapping[str, int]
+    texts: tuple[Mapping, ...]
     assumed: bool
 
 
-def read_architecture(folder: Path | None) -> Architecture:
-    """The architecture that a backbone's folder describes, or SDXL base where there is none (None: it is SDXL base)."""
-    if folder is None or not all((folder / part / CONFIG).is_file() for part in PARTS):
-        unet, vae, first, second = UNET, VAE, TEXT_L, TEXT_BIG_G
-        assumed = folder is not None
-    else:
-        unet, vae, first, second = (json.loads((folder / part / CONFIG).read_text(encoding="utf-8")) for part in PARTS)
-        assumed = False
+def read_architecture(folder: Path) -> Architecture:
+    """The architecture that a backbone's folder describes, or SDXL base where there is none."""
+    if not all((folder / part / CONFIG).is_file() for part in PARTS):
+        return replace(published("sdxl"), assumed=True)
+    found = [part for part in (*PARTS, SECOND) if (folder / part / CONFIG).is_file()]
+    return _described({part: json.loads((folder / part / CONFIG).read_text(encoding="utf-8")) for part in found})
+
+
+def published(family: str) -> Architecture:
+    """The architecture of a family of `full_sizes.FAMILIES`."""
+    return _described(FAMILIES[family])
+
+
+def _described(parts: Mapping[str, Mapping]) -> Architecture:
+    unet, vae = parts["unet"], parts["vae"]
+    first = parts["text_encoder"]["hidden_size"]
+    widths = {"clip_l": first, "clip_g": parts[SECOND]["hidden_size"]} if SECOND in parts else {"clip": first}
     side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
-    return Architecture(unet=unet, side=side, row_widths=(first["hidden_size"], second["hidden_size"]), assumed=assumed)
+    texts = (parts["text_encoder"], parts[SECOND]) if SECOND in parts else (parts["text_encoder"],)
+    return Architecture(unet=unet, side=side, row_widths=widths, texts=texts, assumed=False)
 
 
 def lora_shapes(unet: Mapping, lora: LoraSettings) -> Shapes:
@@ -58,7 +71,29 @@ def lora_shapes(unet: Mapping, lora: LoraSettings) -> Shapes:
 
 def row_shapes(architecture: Architecture, identifiers: Sequence[str]) -> Shapes:
     """Name -> shape of the trained token rows of these identifiers, one an encoder."""
-    return {f"{word}.{key}": (width,) for word in identifiers for key, width in zip(("clip_l", "clip_g"), architecture.row_widths)}
+    return {f"{word}.{key}": (width,) for word in identifiers for key, width in architecture.row_widths.items()}
+
+
+def residual_shapes(architecture: Architecture, words: Mapping[str, str]) -> Shapes:
+    """Name -> shape of the residuals of subjects, key -> class noun, one token a word: a rare word has more."""
+    width = architecture.unet["cross_attention_dim"]
+    return {f"{i:03d}/{key}/{noun}": (len(noun.split()), width) for i, (key, noun) in enumerate(words.items())}
+
+
+def encoder_parameters(architecture: Architecture) -> int:
+    """How many numbers the text encoders have."""
+    return sum(
+        whole_numbers(
+            text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], text["vocab_size"],
+            text["max_position_embeddings"], text["projection_dim"] if i else None,
+        )
+        for i, text in enumerate(architecture.texts)
+    )  # fmt: skip
+
+
+def encoder_lora_parameters(architecture: Architecture, rank: int) -> int:
+    """How many numbers a LoRA on the text encoders has, as `encoder_tuning` lays it."""
+    return sum(lora_numbers(text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], rank) for text in architecture.texts)
 
 
 def parameters(shapes: Shapes) -> int:

@@ -1,4 +1,4 @@
-"""Adapters: a LoRA on the UNet, token rows, residuals of words; attached, switched, saved with a manifest, loaded verified."""
+"""Adapters: LoRAs on the UNet, token rows, residuals of words; attached, switched, saved with a manifest, loaded verified."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mudi import tokens
+from mudi.concept_prompts import Concept
 from mudi.dataset import file_sha256
 from mudi.models import Backbone
 from mudi.records import Adapter
@@ -23,6 +24,7 @@ from mudi.residuals import Residual, read_residuals, stored_residuals
 WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
 RESIDUALS = "residuals.safetensors"
 CONTENTS = (WEIGHTS, ROWS, RESIDUALS)
+CONCEPT = "concept_{}.safetensors"
 TRAINED, REFERENCE = "default", "reference"
 
 
@@ -85,16 +87,14 @@ def save(
     backbone: Backbone, folder: Path, settings: LoraSettings | None, *, method: str, combination: str, round: int, details: dict,
     identifiers: Sequence[str] = (), name: str = TRAINED, residuals: Sequence[Residual] = (),
 ) -> Adapter:  # fmt: skip
-    """Write what is attached to `folder` and return it; the folder appears complete or not at all.
+    """Write what is attached to `folder` and return it; the folder appears complete or not at all, and survives a crash then.
 
     The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
     reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
     `identifiers` in the order they were attached in; so do `residuals` (`mudi.residuals`). The manifest says what it is,
     with the sha256 and `details` (hyperparameters, seed, base model).
     """
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    staging = begin(folder)
     if settings is not None:
         lora = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": list(settings.targets)}
         # A single key: safetensors writes several in an order of its own, and equal adapters must have equal bytes.
@@ -105,13 +105,38 @@ def save(
         _save_finite(flat, staging / ROWS, combination, {"format": "pt"})
     if residuals:
         _save_finite(stored_residuals(residuals), staging / RESIDUALS, combination, {"format": "pt"})
-    sha256 = _contents_sha256(staging)
     kept = asdict(settings) if settings else None
-    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": kept, **details}
+    return finish(staging, folder, method=method, combination=combination, round=round, lora=kept, details=details)
+
+
+def begin(folder: Path) -> Path:
+    """An empty folder beside `folder`, for the files of an adapter that `finish` puts there."""
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def finish(staging: Path, folder: Path, *, method: str, combination: str, round: int, lora: dict | None, details: dict) -> Adapter:
+    """The adapter whose files lie in `staging`, with its manifest, in the place of `folder`; `lora` are the settings of WEIGHTS."""
+    sha256 = _contents_sha256(staging)
+    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": lora, **details}
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    for path in (*staging.iterdir(), staging):
+        _reach_disk(path)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
+    _reach_disk(folder.parent)
     return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
+
+
+def _reach_disk(path: Path) -> None:
+    """A file's bytes or a folder's names are on the disk once this returns: what the adapter was made from may then go."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def base_facts(backbone: Backbone) -> dict[str, str]:
@@ -132,10 +157,25 @@ def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str,
     save_file(tensors, path, metadata=metadata)
 
 
+def _contents(folder: Path) -> list[Path]:
+    """The files of an adapter's numbers, in a fixed order."""
+    return [path for name in CONTENTS if (path := folder / name).is_file()] + sorted(folder.glob(CONCEPT.format("*")))
+
+
 def _contents_sha256(folder: Path) -> str:
     """The sha256 of the one weights file, or of the digests of all."""
-    digests = [file_sha256(folder / name) for name in CONTENTS if (folder / name).is_file()]
+    digests = [file_sha256(path) for path in _contents(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def payload_bytes(folder: Path) -> int:
+    """The bytes of a stored adapter's numbers, in the format they are stored in, without headers and manifest."""
+    total = 0
+    for path in _contents(folder):
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        total += path.stat().st_size - 8 - header
+    return total
 
 
 def read_manifest(folder: Path) -> dict:
@@ -165,23 +205,33 @@ def find(folder: Path) -> Adapter | None:
 
 
 def put_on(backbone: Backbone, adapter: Adapter) -> None:
-    """Make the backbone draw with a stored adapter and nothing else: its LoRA, its token rows, its residuals.
+    """Make the backbone draw with a stored adapter and nothing else: its LoRA, its token rows, its residuals, its concepts.
 
-    Raises ValueError if a file is cut, altered, not finite, or does not fit this model exactly.
+    LoRAs of concepts are on the UNet and none of them is active. Raises ValueError if a file is cut, altered, not finite,
+    or does not fit this model exactly.
     """
     detach(backbone)
-    if read_manifest(adapter.path)["lora"] is not None:
+    manifest = read_manifest(adapter.path)
+    if manifest["lora"] is not None:
         load(backbone.unet, adapter)
     load_rows(backbone, adapter)
     if (adapter.path / RESIDUALS).is_file():
         backbone.residuals.extend(read_residuals(_verified(adapter, RESIDUALS), backbone))
+    for number, entry in enumerate(manifest.get("concepts", ())):
+        name, file = f"concept_{number}", CONCEPT.format(number)
+        put_matrices(backbone.unet, _settings(entry["lora"]), _verified(adapter, file), name, str(adapter.path / file))
+        told = {key: entry[key] for key in ("key", "phrase", "class_noun", "style")}
+        backbone.concepts.append(Concept(adapter=name, **told))
+    if backbone.concepts:
+        activate(backbone.unet, None)
 
 
 def detach(backbone: Backbone) -> None:
-    """Take every adapter, token row and residual off, leaving the base model as it was loaded."""
+    """Take every adapter, token row, residual and concept off, leaving the base model as it was loaded."""
     detach_all(backbone.unet)
     tokens.detach_rows(backbone)
     backbone.residuals.clear()
+    backbone.concepts.clear()
 
 
 def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:
@@ -225,8 +275,12 @@ def read_lora(adapter: Adapter) -> tuple[LoraSettings, dict[str, torch.Tensor]]:
     """
     lora = read_manifest(adapter.path)["lora"]
     if lora is None:
-        raise ValueError(f"{adapter.path}: holds token rows and no LoRA ({adapter.method}); use an adapter of another method")
-    return LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"])), _verified(adapter, WEIGHTS)
+        raise ValueError(f"{adapter.path}: holds no LoRA for all of its subjects ({adapter.method}); use an adapter of another method")
+    return _settings(lora), _verified(adapter, WEIGHTS)
+
+
+def _settings(lora: dict) -> LoraSettings:
+    return LoraSettings(rank=lora["rank"], alpha=lora["alpha"], targets=tuple(lora["targets"]))
 
 
 def load(unet: nn.Module, adapter: Adapter, name: str = TRAINED) -> LoraSettings:

@@ -9,6 +9,8 @@ from transformers import CLIPTokenizer
 CONTEXT = 77
 MERGES = 48_894
 START, END = "<|startoftext|>", "<|endoftext|>"
+# What texts are padded with, by its id: the end mark before CLIP ViT-L, "!" before OpenCLIP's encoders.
+PADS = {49_407: END, 0: "!"}
 
 
 def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:

@@ -40,6 +40,12 @@ def join(*parts: Conditioning) -> Conditioning:
     return Conditioning(torch.cat(states), pooled, time_ids, torch.cat(masks))
 
 
+def both_sides(negative: Conditioning, positive: Conditioning) -> Conditioning:
+    """The batch of guidance: a row of `negative`, which has as many as `positive` or one, for each of `positive`, and then these."""
+    count = len(positive.states)
+    return join(negative.rows([0] * count if len(negative.states) == 1 else list(range(count))), positive)
+
+
 def encode_prompts(backbone: Backbone, texts: list[str], padding: Padding = "full", residuals: bool = True) -> Conditioning:
     """The conditions of `texts`, cut at the encoders' context, as diffusers does, with the backbone's residuals added.
 

@@ -4,7 +4,7 @@ The folder is read as MuDI publishes its own: photos, masks and `metadata.jsonl`
 the subjects, {"id": {"a": "olis corgi", "b": "hta chow chow"}}, and whose other lines each name one
 photo, {"id": "a", "file_name": "a00.jpg", "mask_path": "mask_a00.jpg", "text": "A photo of a olis corgi."}.
 "mask_path" may be left out for methods that cut nothing out.
-The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for, and {"layouts": [{"a": [0, 200,
+The first line may also hold {"query": {"a": "dog"}}, what the detector is asked for (null for a style), and {"layouts": [{"a": [0, 200,
 500, 1000], "b": [520, 400, 1000, 1000]}]}, boxes (x0, y0, x1, y1) for all subjects on a canvas of 1024 by 1024.
 
 All that is wrong with a folder is a ValueError of one line that names the file, its line or key, and
@@ -15,7 +15,6 @@ mistake rather than the first passes a `refuse` that keeps them.
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,13 +24,13 @@ import numpy as np
 from PIL import Image
 
 from mudi.augment import Segment
+from mudi.captions import check_caption
 from mudi.metadata_file import EXAMPLE_HEADER, Refuse, layouts_of, read_lines, stop, text_of
-from mudi.photos import decode, flatten, mask_levels, read_mask, threshold
+from mudi.names import check_combination_name, check_subject_key, is_device
+from mudi.photos import decode, mask_levels, read_both, threshold
 from mudi.records import Combination, Reference, Subject
 
 ENTRY_KEYS = ("id", "file_name", "mask_path", "text")
-# Names that some file systems keep for devices; a run's folders are named after combinations.
-DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 # The super-categories that the detector is asked for; MuDI's own table is unpublished.
 DETECTION_QUERIES = {
     "harry potter toy": "action figure",
@@ -78,8 +77,7 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None, ref
     folder, a header and text there is nothing to go on with, and ValueError is raised in any case.
     """
     folder = Path(os.path.abspath(folder))
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", folder.name, re.ASCII) or folder.name.lower() in DEVICES:
-        raise ValueError(f"{folder}: the folder's name names the combination; rename it to letters, digits, '.', '_' and '-'")
+    check_combination_name(str(folder), folder.name)
     lines = read_lines(folder, refuse)
     where, header = next(lines)
     phrases = _phrases(where, header)
@@ -109,17 +107,30 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None, ref
             key=key,
             identifier=identifier,
             class_noun=class_noun,
-            detection_query=asked.get(key) or DETECTION_QUERIES.get(class_noun.lower(), class_noun.split()[-1]),
+            detection_query=asked[key] if key in asked else DETECTION_QUERIES.get(class_noun.lower(), class_noun.split()[-1]),
             references=tuple(references[key].values()),
         )
         for key, (identifier, class_noun) in phrases.items()
     )
-    return Combination(key=folder.name, subjects=subjects, layouts=layouts_of(where, header.get("layouts", []), phrases))
+    objects = [subject.key for subject in subjects if subject.detection_query]
+    if not objects:
+        raise ValueError(f'{where}: "query" is null for every subject; one at least must be something to detect')
+    return Combination(key=folder.name, subjects=subjects, layouts=layouts_of(where, header.get("layouts", []), objects))
+
+
+def require_objects(combination: Combination, wanted_by: str) -> None:
+    """Raise ValueError if the combination holds a style; `wanted_by` is what cuts every subject out."""
+    styles = [subject.key for subject in combination.subjects if subject not in combination.objects]
+    if styles:
+        raise ValueError(
+            f"{combination.key}: {wanted_by} cuts every subject out, and {styles[0]!r} has no query to be found by, as a style has none; "
+            "use a method that needs no masks, such as cones2 or custom_diffusion"
+        )
 
 
 def require_masks(combination: Combination, wanted_by: str) -> None:
-    """Raise ValueError if a photo of the combination has no mask; `wanted_by` is what needs it."""
-    bare = [r.image_path for s in combination.subjects for r in s.references if r.mask_path is None]
+    """Raise ValueError if a photo of something that a box can hold has no mask; `wanted_by` is what needs it."""
+    bare = [r.image_path for s in combination.objects for r in s.references if r.mask_path is None]
     if bare:
         raise ValueError(
             f"{bare[0]}: has no mask ({len(bare)} such photos in {combination.key}), and {wanted_by} cuts the subjects out; "
@@ -187,8 +198,7 @@ def _read_segment(reference: Reference) -> Segment:
     """The photo and the mask of one reference, both upright."""
     if reference.mask_path is None:
         raise ValueError(f'{reference.image_path}: has no mask to cut the subject out; add "mask_path" to its line in metadata.jsonl')
-    photo, orientation = decode(reference.image_path)
-    return Segment(flatten(photo, "RGB", "white"), read_mask(reference.mask_path, (photo.height, photo.width), orientation))
+    return Segment(*read_both(reference.image_path, reference.mask_path))
 
 
 def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
@@ -200,10 +210,7 @@ def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
         raise ValueError(f'{where}: "id" names {len(names)} subject(s); a combination needs two or more')
     phrases = {}
     for key in names:
-        if not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII):
-            raise ValueError(f'{where}: the subject key {json.dumps(key)[:40]} must be a letter, then letters, digits or "_"')
-        if key.lower() in DEVICES | {"subjects"}:
-            raise ValueError(f'{where}: the subject key "{key}" has a meaning of its own; choose another, such as "a"')
+        check_subject_key(where, key)
         identifier, *class_words = text_of(where, names, key).split()
         if not class_words:
             raise ValueError(f'{where}: subject "{key}" is only "{identifier}"; give an identifier and a class, like "olis corgi"')
@@ -213,19 +220,15 @@ def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
     return phrases
 
 
-def _detection_queries(where: str, queries: Mapping[str, str], subject_keys: Collection[str]) -> dict[str, str]:
-    """The queries by subject key, once they are known to name subjects and to be text."""
+def _detection_queries(where: str, queries: Mapping[str, str | None], subject_keys: Collection[str]) -> dict[str, str]:
+    """The queries by subject key, once they are known to name subjects and to be text; "" for null, which says a style."""
     if not isinstance(queries, Mapping) or set(queries) - set(subject_keys):
         raise ValueError(f"{where}: {str(queries)[:80]!a} must map subject keys ({', '.join(subject_keys)}) to what to detect")
-    return {key: text_of(where, queries, key) for key in queries}
+    return {key: "" if queries[key] is None else text_of(where, queries, key) for key in queries}
 
 
 def _reference(folder: Path, where: str, entry: Mapping, key: str, phrases: Mapping[str, tuple[str, str]]) -> Reference:
-    """The photo that one line lists for the subject `key`.
-
-    A caption without the subject's identifier would bind the photo to nothing, one with another's to that too.
-    Identifiers are looked for as words: "polished" does not name "olis".
-    """
+    """The photo that one line lists for the subject `key`."""
     if unknown := sorted(set(entry) - set(ENTRY_KEYS)):
         raise ValueError(f"{where}: unknown key {json.dumps(unknown[0])[:40]}; a photo's line has {', '.join(ENTRY_KEYS)}")
     image_path = _file_inside(folder, where, entry, "file_name")
@@ -233,20 +236,8 @@ def _reference(folder: Path, where: str, entry: Mapping, key: str, phrases: Mapp
     if image_path == mask_path:
         raise ValueError(f'{where}: "mask_path" is the photo itself; name a mask, white on the subject')
     caption = text_of(where, entry, "text")
-    if not _names(caption, phrases[key][0]):
-        raise ValueError(f'{where}: "text" does not name "{phrases[key][0]}"; write a caption that does')
-    for other, (identifier, _) in phrases.items():
-        if other != key and _names(caption, identifier):
-            raise ValueError(
-                f'{where}: "text" names "{identifier}", the identifier of "{other}", in a photo of "{key}"; '
-                "describe what else is in the photo in ordinary words"
-            )
+    check_caption(f'{where}: "text"', caption, key, {other: identifier for other, (identifier, _) in phrases.items()})
     return Reference(image_path=image_path, mask_path=mask_path, caption=caption)
-
-
-def _names(caption: str, identifier: str) -> bool:
-    """Whether the caption has the identifier as a word, in upper or lower case."""
-    return re.search(rf"(?<!\w){re.escape(identifier.lower())}(?!\w)", caption.lower()) is not None
 
 
 def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
@@ -261,6 +252,8 @@ def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
         raise ValueError(
             f'{where}: "{key}" is "{name}", outside the folder; copy the file into it and name it without ".." or a leading "/"'
         )
+    if is_device(Path(name).name):
+        raise ValueError(f'{where}: "{key}" is "{name}", a device on some systems; rename the file')
     if not found:
         raise ValueError(f'{where}: "{key}" is "{name}", and there is no such file; add it or remove the line')
     return folder / name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mudi.conditioning import Conditioning, join
+from mudi.conditioning import Conditioning, both_sides
 from mudi.guidance import Weight, classifier_free
 from mudi.models import Backbone
 from mudi.solvers import SOLVERS, Past
@@ -62,6 +62,10 @@ def predict(backbone: Backbone, noisy: torch.Tensor, timesteps: torch.Tensor, co
     ).sample.float()
 
 
+# As `predict`, of whatever passes through the UNet.
+Predicting = Callable[[Backbone, torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
+
+
 def noise_of(backbone: Backbone, predicted: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
     """The noise in variance-preserving latents `noisy` by the UNet's answer; `signal` is the cumulative share, alpha-bar."""
     if backbone.scheduler.config.prediction_type == "epsilon":
@@ -91,6 +95,7 @@ class Edit:
 def denoise(
     backbone: Backbone, noise: torch.Tensor, positive: Conditioning, negative: Conditioning, *,
     steps: int = 50, guidance_scale: float | Weight = 5.0, scheduler: str = "euler", edit: Edit | None = None,
+    predicting: Predicting = predict,
 ) -> torch.Tensor:  # fmt: skip
     """Latents (B, C, h, w) float32 drawn from `noise` (B, C, h, w) by a solver of `mudi.solvers.SOLVERS`.
 
@@ -107,9 +112,8 @@ def denoise(
     if solver.ends_at_first:
         first = alphas_cumprod(backbone)[0]
         sigmas[-1] = ((1 - first) / first).sqrt()
-    count = len(noise)
     guided = callable(guidance_scale) or guidance_scale != 1.0
-    condition = join(negative.rows([0] * count if len(negative.states) == 1 else list(range(count))), positive) if guided else positive
+    condition = both_sides(negative, positive) if guided else positive
     latents = noise.to(backbone.device, torch.float32) * (sigmas[0] ** 2 + 1).sqrt()
     past: Past = None
     for index, (timestep, sigma, following) in enumerate(zip(timesteps, sigmas, sigmas[1:])):
@@ -119,7 +123,7 @@ def denoise(
                 edit.before(index)
             scaled = latents / (sigma**2 + 1).sqrt()
             batch = (torch.cat([scaled, scaled]) if guided else scaled).to(backbone.dtype)
-            answer = predict(backbone, batch, timestep, condition)
+            answer = predicting(backbone, batch, timestep, condition)
             predicted = noise_of(backbone, answer, batch.float(), 1 / (sigma**2 + 1))
             if guided:
                 weight = guidance_scale(float(sigma), float(following)) if callable(guidance_scale) else guidance_scale

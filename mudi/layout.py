@@ -62,8 +62,8 @@ def _fitted(segment: Segment, width: int, height: int) -> Segment:
 
 
 def boxes_of(combination: Combination) -> list[list[Box]]:
-    """Each layout of the combination as boxes in the order of its subjects, as `place` wants them."""
-    return [[layout[subject.key] for subject in combination.subjects] for layout in combination.layouts]
+    """Each layout of the combination as boxes in the order of its objects, as `place` wants them."""
+    return [[layout[subject.key] for subject in combination.objects] for layout in combination.layouts]
 
 
 def require_layouts(combination: Combination, wanted_by: str) -> None:
@@ -81,12 +81,12 @@ def preview(combination: Combination, size: int = 512) -> np.ndarray:
     Each layout shows the next photo of every subject. ValueError if the combination has no layout or a photo no mask.
     """
     require_layouts(combination, "a preview")
-    segments = [load_segments(subject) for subject in combination.subjects]
+    segments = [load_segments(subject) for subject in combination.objects]
     panels = []
     for number, boxes in enumerate(boxes_of(combination)):
         panel = Image.fromarray(place([of_subject[number % len(of_subject)] for of_subject in segments], boxes, size).image)
         pen, font = ImageDraw.Draw(panel), ImageFont.load_default(max(8, size // 28))
-        for index, (subject, box) in enumerate(zip(combination.subjects, boxes, strict=True)):
+        for index, (subject, box) in enumerate(zip(combination.objects, boxes, strict=True)):
             x0, y0, x1, y1 = _pixels(box, size)
             colour = COLOURS[index % len(COLOURS)]
             pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=max(1, size // 256))

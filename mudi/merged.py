@@ -11,6 +11,7 @@ from mudi.concept_grams import POSITIONS, Positions, subject_grams
 from mudi.merging import DOWN, State, merge_fusion, merge_peft, merge_sum
 from mudi.models import Backbone
 from mudi.records import Adapter, Combination
+from mudi.work_folder import clear_work
 
 Kind = Literal["sum", "mean", "svd", "ties_svd", "dare_linear_svd", "fusion"]
 KINDS = ("sum", "mean", "svd", "ties_svd", "dare_linear_svd", "fusion")
@@ -71,9 +72,11 @@ def store_merged(
         tokens.attach_rows(backbone, rows)
     parameters = sum(p.numel() for p in [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)])
     facts = {**adapters.base_facts(backbone), "parameters": parameters, **details}
-    return adapters.save(
+    adapter = adapters.save(
         backbone, out_dir, settings, method=method, combination=combination.key, round=0, details=facts, identifiers=list(rows)
     )
+    clear_work(out_dir)
+    return adapter
 
 
 def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[LoraSettings], list[State]]:

@@ -1,8 +1,8 @@
 """The only file that finds weights: a name becomes loaded models, frozen, in evaluation mode, on the device asked for.
 
 A name is "miniature", a folder, a hub id with a revision ("stabilityai/stable-diffusion-xl-base-1.0@REVISION") or, for the
-backbone, "random-sdxl", "random-sdxl:SEED" or "miniature-sd", which has one text encoder as Stable Diffusion 1.5 has. The
-miniature is a checkpoint and never a branch: its name stands for a folder.
+backbone, "random-sdxl", "random-sd15" or "random-sd21" (full size, random weights; ":SEED" may follow) or "miniature-sd", which
+has one text encoder as Stable Diffusion 1.5 has. The miniature is a checkpoint and never a branch: its name stands for a folder.
 Folders: a backbone in the diffusers layout; a detector, DINOv2 or CLIP as transformers saves them with their processors;
 DreamSim as `dreamsim_trunks.save_dreamsim`, SAM as `sam_folder.save_segmenter` and ImageReward as `blip_reward.save_reward`
 write them. Only safetensors are read.
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel, ProcessorMixin
 
+    from mudi.concept_prompts import Concept
     from mudi.residuals import Residual
 
 MINIATURE = Path(__file__).parent / "miniature" / "weights"
 MINIATURE_SD = "miniature-sd"  # the one-encoder family's backbone, of Stable Diffusion 1.5's plan
-RANDOM_SDXL = re.compile(r"random-sdxl(?::(\d+))?")
+MINIATURES = ("miniature", MINIATURE_SD)
+RANDOM = re.compile(r"random-(?P<family>sdxl|sd15|sd21)(?::(?P<seed>\d+))?")
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
 HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 # Leaves out pickles, half-precision and single-file duplicates, and other frameworks' weights.
@@ -62,6 +64,8 @@ class Backbone:
     dtype: torch.dtype
     residuals: "list[Residual]" = field(default_factory=list, compare=False)
     """What is added to the states of words, put there and taken away by `mudi.adapters` as LoRAs and token rows are."""
+    concepts: "list[Concept]" = field(default_factory=list, compare=False)
+    """Subjects with an adapter of their own, each drawn on a path of its own (`mudi.injection`); likewise."""
 
     @property
     def readers(self) -> "dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]":
@@ -84,8 +88,13 @@ class Backbone:
 def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
     """The backbone of that name."""
     device = torch.device(device)
-    matched = RANDOM_SDXL.fullmatch(name)
-    parts = _random_parts(int(matched[1] or 0), device, dtype) if matched else _stored_parts(find_folder(name), dtype)
+    matched = RANDOM.fullmatch(name)
+    if matched:
+        from mudi.random_weights import random_parts
+
+        parts = random_parts(matched["family"], int(matched["seed"] or 0), device, dtype, _vae_dtype(True, dtype))
+    else:
+        parts = _stored_parts(find_folder(name), dtype)
     for key in ("text_encoder", "text_encoder_2", "vae", "unet"):
         parts[key] = None if parts[key] is None else _ready(parts[key], device, name)
     return Backbone(name=name, **parts, device=device, dtype=dtype)
@@ -194,7 +203,7 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
 
     miniature_part: the subfolder of the miniature's weights, "" for its backbone.
     """
-    if name in ("miniature", MINIATURE_SD):
+    if name in MINIATURES:
         folder = MINIATURE / ("one_encoder" if name == MINIATURE_SD else miniature_part)
         if not folder.is_dir():
             raise ValueError(f"the miniature's weights are missing from {folder}; reinstall the package or run `mudi miniature`")
@@ -207,7 +216,10 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
         raise ValueError(f"model {name!r} is {reason}; give a folder with config.json and *.safetensors")
     hub = HUB.fullmatch(name)
     if hub is None:
-        allowed = "'miniature', an existing folder, a hub id with a revision as in 'owner/name@REVISION', or 'random-sdxl' as backbone"
+        allowed = (
+            "'miniature', an existing folder, a hub id with a revision as in 'owner/name@REVISION', or as backbone 'random-sdxl', "
+            "'random-sd15' or 'random-sd21'"
+        )
         raise ValueError(f"model {name!r} is neither an existing folder nor a known name; allowed are {allowed}")
     if hub["revision"] is None:
         raise ValueError(
@@ -245,24 +257,6 @@ def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
         "vae": _pretrained(AutoencoderKL, folder / "vae", _vae_dtype(force_upcast, dtype)),
         "unet": _pretrained(UNet2DConditionModel, folder / "unet", dtype),
         "scheduler": EulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-    }
-
-
-def _random_parts(seed: int, device: torch.device, dtype: torch.dtype) -> dict:
-    """The parts of a full-size SDXL with random weights and its true tokenizers."""
-    from mudi import random_sdxl
-    from mudi.clip_vocabulary import clip_tokenizer
-
-    generator = torch.Generator(device).manual_seed(seed)
-    text_encoder, text_encoder_2 = random_sdxl.empty_text_encoders()
-    return {
-        "tokenizer": clip_tokenizer(),
-        "tokenizer_2": clip_tokenizer(pad_token="!"),
-        "text_encoder": random_sdxl.fill(text_encoder, generator, dtype),
-        "text_encoder_2": random_sdxl.fill(text_encoder_2, generator, dtype),
-        "vae": random_sdxl.fill(random_sdxl.empty_vae(), generator, _vae_dtype(True, dtype)),
-        "unet": random_sdxl.fill(random_sdxl.empty_unet(), generator, dtype),
-        "scheduler": random_sdxl.scheduler(),
     }
 
 

@@ -19,6 +19,7 @@ from mudi.objectives import dco_loss, denoising_loss
 from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
 from mudi.records import Adapter, Combination, Prompt, Subject
 from mudi.sampling import Sampling, draw
+from mudi.work_folder import clear_work, work_folder
 
 # Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.
 NOT_DECIDING = ("priors", "singles")
@@ -30,6 +31,7 @@ RANGES = {
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "row_learning_rate", "refine_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
     **dict.fromkeys(("prior_weight", "prior_guidance_scale", "row_deviation", "kl_weight", "ridge"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("weight_decay", "mark_weight", "rest_weight"), (int | float, 0, 1e6)),
 }
 
 
@@ -44,11 +46,13 @@ class Personalization:
     `priors` says, by subject key, where class priors lie that were drawn before; without it they are drawn in the
     fit's own work folder, the same pictures. `singles` is where methods that fit each subject alone keep those fits for
     other combinations, by default the fit's own work folder. Neither decides anything, so they are no part of a method's
-    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination.
+    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination. `refits` says
+    whether the method leaves a LoRA, which a self-training round trains on.
     """
 
     name: ClassVar[str]
     needs_masks: ClassVar[bool] = False
+    refits: ClassVar[bool] = True
 
     steps: int
     learning_rate: float = 1e-4
@@ -82,6 +86,14 @@ class Personalization:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
         return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
 
+    def paths(self, combination: Combination) -> int:
+        """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""
+        return 1
+
+    def single_recipe(self, combination: Combination) -> dict[str, object] | None:
+        """What decides a subject's fit alone, beside the subject, the seed and the model; None if all are fitted together."""
+        return None
+
     def steps_in_all(self, subjects: int) -> int:
         """The optimiser steps of `train` for so many subjects, fits that are found again included."""
         return self.steps
@@ -96,7 +108,7 @@ class Personalization:
                 detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
                 steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
             )
-            for subject in self.view(combination).subjects
+            for subject in self.view(combination).objects
         }  # fmt: skip
 
     def sample(
@@ -108,7 +120,9 @@ class Personalization:
 
 
 def _plainly_named(subject: Subject) -> Subject:
-    """The subject with its super-category for a class noun, in its captions too."""
+    """The subject with its super-category for a class noun, in its captions too; a style keeps its own."""
+    if not subject.detection_query:
+        return subject
     pattern = re.compile(rf"\b{re.escape(subject.class_noun)}\b", re.IGNORECASE)
     references = tuple(replace(r, caption=pattern.sub(subject.detection_query, r.caption)) for r in subject.references)
     return replace(subject, class_noun=subject.detection_query, references=references)
@@ -120,14 +134,14 @@ def personalize(
     mix: Mix | None = None, mix_probability: float = 0.0, mix_from_step: int = 0, weigh: Callable[[Picture], Picture] | None = None,
     noise_offset: float = 0.0, report: Report | None = None,
 ) -> Adapter:  # fmt: skip
-    """Fit a fresh adapter on the photos and store it in `out_dir`; work in progress lies beside it.
+    """Fit a fresh adapter on the photos and store it in `out_dir`; work in progress lies beside it until then.
 
     `lora` says where matrices are trained, None for none; `row_starts` which identifiers get trained rows
     and from which words, or which vector an encoder, these start; they move at `row_learning_rate`, without one at the
     rate of all. `mix` makes a composition of two subjects, with `mix_probability`
     from optimiser step `mix_from_step` on; `weigh` gives a photo its loss weights. Captions name the subjects as `options.view` does.
     """
-    work = out_dir.with_name(out_dir.name + ".work")
+    work = work_folder(out_dir)
     combination = options.view(combination)
     pictures = reference_pictures(combination, backbone.resolution, masks=options.needs_masks)
     if weigh is not None:
@@ -163,7 +177,7 @@ def personalize(
         "seed": seed, **adapters.base_facts(backbone), "final_loss": tail, "cut_tokens": cut, "hyperparameters": hyperparameters(options),
         "parameters": sum(p.numel() for p in trained),
     }  # fmt: skip
-    return adapters.save(
+    adapter = adapters.save(
         backbone,
         out_dir,
         lora,
@@ -173,6 +187,8 @@ def personalize(
         details=details,
         identifiers=list(row_starts or ()),
     )
+    clear_work(out_dir)
+    return adapter
 
 
 def hyperparameters(options: Personalization) -> dict:

@@ -55,6 +55,12 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> np.nda
     return threshold(path, mask_levels(path, size, orientation))
 
 
+def read_both(path: Path, mask: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The upright photo, uint8 (H, W, 3), and its mask turned with it, bool (H, W), if it has one."""
+    photo, orientation = decode(path)
+    return flatten(photo, "RGB", "white"), mask and read_mask(mask, (photo.height, photo.width), orientation)
+
+
 def mask_levels(path: Path, size: tuple[int, int], orientation: int = 1) -> np.ndarray:
     """The grey levels of a mask, uint8 (H, W), where `size` is (H, W) of the upright photo.
 

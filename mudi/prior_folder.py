@@ -1,6 +1,7 @@
 """The class priors of one recipe on disk: a folder a batch, which appears whole, is checked when read, and counts as absent when broken."""
 
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,18 @@ from mudi.dataset import file_sha256
 MANIFEST = "batch.json"
 
 
-def store_batch(folder: Path, index: int, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], facts: Mapping) -> None:
+def store_batch(
+    folder: Path, index: int, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], facts: Mapping, owner: str = "",
+) -> None:  # fmt: skip
     """Keeps the pictures of a batch that have a mask, as ROW.png and ROW-mask.png, and a manifest written last.
 
     images: uint8 (S, S, 3); masks: bool (S, S), None for a picture that was refused. `facts` are noted in the
     manifest. The batch is made beside its place and renamed: killed anywhere, it is there in full or not at all. One
-    that is there already stays, since another process that drew the same recipe made the same.
+    that is there already stays, since another process that drew the same recipe made the same. `owner`, a run's name,
+    is in the name that it has while it is made, so that `clear_staged` can tell whose a part is that was left.
     """
     target = folder / _name(index)
-    staged = folder / f".{target.name}.{uuid.uuid4().hex}"
+    staged = folder / f".{target.name}.{owner}.{uuid.uuid4().hex}"
     staged.mkdir(parents=True)
     kept = [row for row, mask in enumerate(masks) if mask is not None]
     for row in kept:
@@ -40,6 +44,17 @@ def store_batch(folder: Path, index: int, images: Sequence[np.ndarray], masks: S
             if find_batch(folder, index) is None:
                 raise
     shutil.rmtree(staged, ignore_errors=True)
+
+
+def clear_staged(folder: Path, owner: str) -> None:
+    """Take away the parts of batches that killed processes of `owner` left in `folder`; call it while none of them runs.
+
+    Finished batches stay, and parts of other owners, who may be making them now.
+    """
+    part = re.compile(rf"\.batch-\d+\.{re.escape(owner)}\.[0-9a-f]{{32}}")
+    for path in folder.glob(".batch-*"):
+        if part.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def find_batch(folder: Path, index: int) -> dict | None:

@@ -115,11 +115,14 @@ def cut_out(image: np.ndarray, recipe: Recipe, detector, segmenter) -> tuple[np.
     return (mask if mask.any() else None), 1
 
 
-def keep_batch(folder: Path, recipe: Recipe, index: int, images: list[np.ndarray], detector, segmenter, **facts) -> int:
-    """Judge and store a drawn batch; how many of its pictures are kept. The manifest counts the boxes of all."""
+def keep_batch(
+    folder: Path, recipe: Recipe, index: int, images: list[np.ndarray], detector, segmenter, owner: str = "", **facts
+) -> int:  # fmt: skip
+    """Judge and store a drawn batch, as `owner`'s while it is made; how many of its pictures are kept. The manifest counts the
+    boxes of all."""
     judged = [cut_out(image, recipe, detector, segmenter) for image in images]
     noted = {"boxes": [boxes for _, boxes in judged], "recipe": asdict(recipe), **facts}
-    store_batch(folder, index, images, [mask for mask, _ in judged], noted)
+    store_batch(folder, index, images, [mask for mask, _ in judged], noted, owner)
     return sum(mask is not None for mask, _ in judged)
 
 
@@ -154,13 +157,15 @@ def class_priors(backbone: Backbone, combination: Combination, recipes: Mapping[
 def prior_pictures(combination: Combination, folders: Mapping[str, Path], count: int) -> list[Picture]:
     """`count` stored priors of each subject as training pictures; `folders` by subject key, each of one recipe.
 
-    Subjects that share a folder take turns of `count` in the order drawn. The caption is "A photo of a CLASS"
+    Subjects that share a folder take turns of `count` in the order drawn; styles have no priors. The caption is "A photo of a CLASS"
     (released code). ValueError if a folder does not hold enough.
     """
     pictures = []
     for owner, subject in enumerate(combination.subjects):
+        if subject not in combination.objects:
+            continue
         place = Path(folders[subject.key])
-        before = sum(Path(folders[other.key]) == place for other in combination.subjects[:owner])
+        before = sum(Path(folders[other.key]) == place for other in combination.subjects[:owner] if other in combination.objects)
         segments = load_kept(place, (before + 1) * count)[before * count :]
         if len(segments) < count:
             raise ValueError(f"{place}: holds {len(segments)} of {count} class priors of {subject.phrase!r}; start the same command again")

@@ -28,7 +28,8 @@ class Reference:
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """A user's own subject. `identifier` is the rare word bound to it ("olis"), `class_noun` the words
-    that describe its kind ("corgi"), `detection_query` what the detector is asked for ("dog")."""
+    that describe its kind ("corgi"), `detection_query` what the detector is asked for ("dog"); "" for what no box can
+    hold, such as a style ("watercolor painting")."""
 
     key: str
     identifier: str
@@ -38,8 +39,8 @@ class Subject:
 
     @property
     def phrase(self) -> str:
-        """How prompts name the subject: "olis corgi"."""
-        return f"{self.identifier} {self.class_noun}"
+        """How prompts name the subject: "olis corgi", or "corgi" where a method has it go without an identifier."""
+        return f"{self.identifier} {self.class_noun}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ class Combination:
     subjects: tuple[Subject, ...]
     prompts: tuple[Prompt, ...] = ()
     layouts: tuple[Mapping[str, Box], ...] = ()
+
+    @property
+    def objects(self) -> tuple[Subject, ...]:
+        """The subjects that a box can hold: those that are detected, cut out and laid out. Styles are not among them."""
+        return tuple(subject for subject in self.subjects if subject.detection_query)
 
 
 @dataclass(frozen=True, kw_only=True)

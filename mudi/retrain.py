@@ -16,6 +16,10 @@ from mudi.fit import Examples, FitSettings, Loss, Noised, Predict, Report, fit
 from mudi.models import Backbone
 from mudi.objectives import denoising_loss, kl_penalty
 from mudi.records import Adapter, Combination
+from mudi.work_folder import clear_work, work_folder
+
+# The noise levels at which drift is measured.
+DRIFT_TIMES = tuple(range(50, 1000, 100))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +93,7 @@ def refit(
     optimiser = FitSettings(
         steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation
     )
-    work = out_dir.with_name(out_dir.name + ".work")
-    tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work, seed=seed, report=report)
+    tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work_folder(out_dir), seed=seed, report=report)
     facts = {
         "seed": seed, **adapters.base_facts(backbone), "final_loss": tail,
         "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)), "drift": drift(backbone, combination), **details,
@@ -98,6 +101,7 @@ def refit(
     adapter = adapters.save(
         backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=facts, identifiers=identifiers
     )
+    clear_work(out_dir)
     adapters.detach(backbone)
     return adapter
 
@@ -106,14 +110,14 @@ def refit(
 def drift(backbone: Backbone, combination: Combination) -> float:
     """How far the adapter `default` has moved from `reference`: the mean squared difference of their predicted noise.
 
-    On the user's photos with their captions, at ten times from 50 to 950 with fixed noise, so that numbers
+    On the user's photos with their captions, at DRIFT_TIMES with fixed noise, so that numbers
     of different refits of one start compare. 0 right after the start.
     """
     pictures = reference_pictures(combination, backbone.resolution, masks=False)
     latents = encode(backbone, [p.image for p in pictures])
     condition = encode_prompts(backbone, [p.caption for p in pictures])
     source, squares = torch.Generator().manual_seed(0), []
-    for timestep in range(50, 1000, 100):
+    for timestep in DRIFT_TIMES:
         noise = torch.randn(latents.shape, generator=source).to(latents.device)
         signal = alphas_cumprod(backbone)[timestep]
         noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)

@@ -13,6 +13,7 @@ from mudi.fit import Report
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination, Subject
+from mudi.work_folder import work_folder
 
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
 FitOne = Callable[[Combination, Path, int], Adapter]
@@ -24,17 +25,19 @@ def fits_alone(
 ) -> list[Adapter]:  # fmt: skip
     """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`.
 
-    They lie in `owner.singles`, or in the work folder of `out_dir`, and are fitted from `owner.single_seed`. Steps are
-    reported as if the fits were one. Raises ValueError before anything is fitted if subjects share an identifier.
+    Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
+    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Raises ValueError before anything
+    is fitted if subjects share an identifier.
     """
     require_own_identifiers(combination)
-    keys = [subject.key for subject in combination.subjects]
-    folder = Path(owner.singles) if owner.singles else out_dir.with_name(out_dir.name + ".work") / "singles"
+    named = owner.view(combination)
+    keys = [subject.key for subject in named.subjects]
+    folder = Path(owner.singles) if owner.singles else work_folder(out_dir) / "subjects"
 
     def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
         return single.train(backbone, alone, place, seed, after(report, keys.index(alone.key) * single.steps))
 
-    return single_fits(backbone, combination, deciding(single), owner.single_seed, folder, fit_one)
+    return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
 
 
 def alone_by(method: type[Alone], owner: Personalization) -> Alone:
@@ -79,15 +82,23 @@ def single_fits(
     """
     made = []
     for subject in combination.subjects:
-        digest = subject_digest(subject, {**recipe, "seed": seed, "backbone": backbone.name, "precision": str(backbone.dtype)})
+        place = single_folder(folder, subject, recipe, seed, backbone.name, str(backbone.dtype).removeprefix("torch."))
         alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
-        made.append(adapters.find(folder / digest) or fit_one(alone, folder / digest, seed))
+        made.append(adapters.find(place) or fit_one(alone, place, seed))
     return made
 
 
+def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:
+    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name."""
+    return folder / subject_digest(subject, {**recipe, "seed": seed, "backbone": backbone, "precision": precision})
+
+
 def subject_digest(subject: Subject, recipe: Mapping[str, object]) -> str:
-    """40 hexadecimal digits of the sha256 of a subject's words and files and of a recipe, which JSON can hold."""
-    words = {key: value for key, value in asdict(subject).items() if key != "references"}
+    """40 hexadecimal digits of the sha256 of a subject's words and files and of a recipe, which JSON can hold.
+
+    Its key is no word of it: the same subject may be "a" in one combination and "b" in another.
+    """
+    words = {key: value for key, value in asdict(subject).items() if key not in ("key", "references")}
     files = [(file_sha256(r.image_path), None if r.mask_path is None else file_sha256(r.mask_path), r.caption) for r in subject.references]
     canonical = json.dumps({"subject": words, "files": files, "recipe": recipe}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:40]

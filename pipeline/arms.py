@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from mudi.dataset import check_images, load_combination, require_masks
+from mudi.dataset import check_images, load_combination, require_masks, require_objects
 from mudi.layout import require_layouts
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
@@ -15,7 +15,7 @@ from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values
+from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
@@ -23,6 +23,7 @@ from pipeline.prompt_file import evaluation_prompts, training_prompts
 
 # Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
 POOL_SEED = 1
+LATER = {"layout": "random", "cfg_plus_plus": None, "scheduler": "euler", "padding": "full", "layout_guidance": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ def _digest(value: object) -> str:
 
 
 def _drawn(sampling: Sampling) -> dict:
-    """What decides a drawn pool; a random layout is left out, so that a refit from before there were layouts keeps its folder."""
-    return {key: value for key, value in asdict(sampling).items() if (key, value) != ("layout", "random")}
+    """What decides a drawn pool; what came later and changes nothing is left out, so that an earlier refit keeps its folder."""
+    return {key: value for key, value in asdict(sampling).items() if key not in LATER or value != LATER[key]}
 
 
 def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
@@ -72,6 +73,8 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
             source = settle(origin)
             if arm.refit and source.refit:
                 raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; one round is supported here")
+            if arm.refit and not METHODS[source.method].refits:
+                raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, asdict(source.options.sampling)
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
@@ -106,7 +109,7 @@ def _sampling(config: BenchmarkConfig, label: str, values: Mapping) -> Sampling:
     if unknown := sorted(set(given) - {field.name for field in fields(Sampling)}):
         raise ValueError(f"methods.{label}: sampling has no key {unknown[0]!r}; allowed: {', '.join(f.name for f in fields(Sampling))}")
     checked = SamplingSpec.model_validate_json(json.dumps({**given, "batch": config.sampling.batch}))
-    return Sampling(**checked.model_dump(exclude={"batch"}))
+    return sampling_value(f"methods.{label}.sampling", checked)
 
 
 def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) -> list[Combination]:
@@ -122,13 +125,15 @@ def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) 
 def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combination: Combination) -> Combination:
     """The combination with its evaluation prompts; ValueError if it does not have what an arm needs."""
     for arm in arms.values():
+        if arm.options.needs_masks:
+            require_objects(combination, f"methods.{arm.label}")
         if arm.options.needs_masks or arm.options.sampling.gamma:
             require_masks(combination, f"methods.{arm.label}")
-        if arm.options.sampling.layout == "given":
+        if arm.options.sampling.wants_layouts:
             require_layouts(combination, f"methods.{arm.label}")
         scales = arm.options.sampling.scales
-        if scales is not None and len(scales) != len(combination.subjects):
-            count = len(combination.subjects)
+        if scales is not None and len(scales) != len(combination.objects):
+            count = len(combination.objects)
             raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
     return plan.fill_prompts(combination, evaluation_prompts(config, combination.key))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mudi import models
-from mudi.dataset import check_images, load_combination, require_masks
+from mudi.dataset import check_images, load_combination, require_masks, require_objects
 from mudi.layout import require_layouts
+from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
 from mudi.methods.mudi import MuDI
 from mudi.personalization import SET_BY_RUNS
@@ -20,6 +21,7 @@ from mudi.sampling import Sampling
 from pipeline import plan
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
+from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
 from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
@@ -49,18 +51,26 @@ def check_queries(config: RunConfig) -> None:
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
+    if METHODS.get(config.method.name, MuDI).needs_masks:
+        require_objects(combination, config.method.name)
     if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
         require_masks(combination, config.method.name)
-    if config.sampling.layout == "given":
-        require_layouts(combination, "sampling.layout = given")
-    return plan.fill_prompts(combination, templates_of(config, combination.key), config.watched_prompts)
+    if sampling_of(config).wants_layouts:
+        require_layouts(combination, "sampling")
+    return named_prompts(config, combination, templates_of(config, combination.key))
+
+
+def named_prompts(config: RunConfig, combination: Combination, templates: Sequence[str]) -> Combination:
+    """The combination as the user named it, with the prompts in which its method names it."""
+    viewed = METHODS[config.method.name](**hyperparameters_of(config)).view(combination)
+    return dataclasses.replace(combination, prompts=plan.fill_prompts(viewed, templates, config.watched_prompts).prompts)
 
 
 def check_models(config: RunConfig) -> None:
     """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
     names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
     for part, name in {**names, **config.models.embedders.chosen}.items():
-        if not (models.is_hub_id(name) or (part == "" and models.RANDOM_SDXL.fullmatch(name))):
+        if not (models.is_hub_id(name) or (part == "" and models.RANDOM.fullmatch(name))):
             models.find_folder(name, part)
 
 
@@ -71,12 +81,26 @@ def located(name: str) -> str:
 
 def sampling_of(config: RunConfig) -> Sampling:
     """How an image is drawn, as mudi's own value."""
-    return Sampling(**config.sampling.model_dump(exclude={"batch"}))
+    return sampling_value("sampling", config.sampling)
+
+
+def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
+    """The `sampling` of a file as mudi's own value; ValueError, naming the `place`, for keys that exclude each other."""
+    values = spec.model_dump(exclude={"batch"})
+    if (guidance := values.pop("layout_guidance", None)) is not None:
+        values["layout_guidance"] = LayoutGuidance(**guidance)
+    try:
+        return Sampling(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from None
 
 
 def hyperparameters_of(config: RunConfig) -> dict:
     """What the run's method is built from; ValueError for a name or key that it does not have."""
-    return method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
+    values = method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
+    if config.rounds and not METHODS[config.method.name].refits:
+        raise ValueError(f"rounds = {config.rounds}: {config.method.name} leaves no LoRA for a refit to train; set rounds to 0")
+    return values
 
 
 def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sampling: Sampling, weights: Models) -> dict:

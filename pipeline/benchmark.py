@@ -111,10 +111,12 @@ def choose(refit: Refit, candidate_ids: Sequence[str], values: Sequence[float | 
 
 def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: Sequence[Combination], adapters: Adapters) -> list[dict]:
     """One row a cell that has an adapter: what it is, what it cost, and which arm made it where several share it.
+    `payload_bytes` are the adapter's numbers for one subject.
 
     Seconds and device are null for a fit that was killed between its last step and the note of its cost.
     """
     rows, owners = [], {}
+    subjects = {combination.key: len(combination.subjects) for combination in combinations}
     for (label, combination, fit), adapter in adapters.items():
         manifest = storage.read_manifest(adapter.path)
         cost = json.loads(cost_file(adapter.path).read_text()) if cost_file(adapter.path).is_file() else {}
@@ -126,7 +128,8 @@ def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: 
                 "adapter_sha256": adapter.sha256, "started_from": manifest.get("start"), "steps": settings["steps"],
                 "parameters": manifest["parameters"], "kept": manifest.get("kept"), "drift": manifest.get("drift"),
                 "seconds": cost.get("seconds") if owner == label else None, "shared_with": None if owner == label else owner,
-                "device": cost.get("device"),
+                "device": cost.get("device"), "peak_bytes": cost.get("peak_bytes"),
+                "payload_bytes": storage.payload_bytes(adapter.path) // subjects[combination],
             }
         )  # fmt: skip
     return rows

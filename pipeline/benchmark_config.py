@@ -9,21 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from pipeline.config import (
-    NOT_DECIDING,
-    Amount,
-    Cluster,
-    Count,
-    Models,
-    Retraining,
-    Sampling,
-    Scoring,
-    Settings,
-    Text,
-    absolute_and_distinct,
-    workers_of,
-)
+from pipeline.config import NOT_DECIDING, Cluster, Models, Retraining, Sampling, Scoring, absolute_and_distinct, workers_of
 from pipeline.run_file import load_settings
+from pipeline.settings import Amount, Count, Settings, Text
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 # The metric that scores pictures as they are drawn; all others score them afterwards.

@@ -78,7 +78,8 @@ class Validity:
 class Cost:
     """fits and images: how many are stored. fit_seconds: mean of a fit, also where another arm made it, of the
     last fit alone where one began with another adapter; seconds_per_image: mean drawing time in its batch;
-    parameters: trained numbers, the most of any fit. None where nothing is stored."""
+    parameters: trained numbers, the most of any fit; payload_bytes: a stored adapter's numbers for one subject, mean over fits;
+    peak_bytes: the most memory a fit took, None if not known. None where nothing is stored."""
 
     method: str
     fits: int
@@ -86,6 +87,8 @@ class Cost:
     images: int
     seconds_per_image: float | None
     parameters: int | None
+    payload_bytes: int | None
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

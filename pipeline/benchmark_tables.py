@@ -177,4 +177,6 @@ def _cost(method: str, fits: pd.DataFrame, images: pd.DataFrame) -> Cost:
         images=len(drawn),
         seconds_per_image=float(drawn["seconds"].mean()) if len(drawn) else None,
         parameters=int(mine["parameters"].max()) if len(mine) else None,
+        payload_bytes=round(mine["payload_bytes"].mean()) if mine["payload_bytes"].notna().any() else None,
+        peak_bytes=int(mine["peak_bytes"].max()) if mine["peak_bytes"].notna().any() else None,
     )

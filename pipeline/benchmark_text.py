@@ -116,7 +116,16 @@ def _validity(benchmark: Benchmark) -> Grid:
 
 
 def _costs(benchmark: Benchmark) -> Grid:
-    headings = ["method", "fits", "seconds a fit", "images", "seconds an image", "trained parameters"]
+    headings = [
+        "method",
+        "fits",
+        "seconds a fit",
+        "images",
+        "seconds an image",
+        "trained parameters",
+        "kilobytes a subject",
+        "fit's memory, GB",
+    ]
     rows = [
         [
             cost.method,
@@ -125,6 +134,8 @@ def _costs(benchmark: Benchmark) -> Grid:
             str(cost.images),
             _number(cost.seconds_per_image, ".3f"),
             _number(cost.parameters, ","),
+            _number(cost.payload_bytes and cost.payload_bytes / 1000, ",.1f"),
+            _number(cost.peak_bytes and cost.peak_bytes / 1e9, ".2f"),
         ]
         for cost in benchmark.costs
     ]

@@ -4,7 +4,7 @@ A calibration is one JSON file a device type and setting, `RUNS/_calibration/DEV
 all its rates depend on (backbone, precision, resolution, threads), the rest stands in the name of each rate:
 
     fit mudi rank=16 mix=0.3 rows=6 ...   seconds of an optimiser step; `other`: of all else in a fit but loading
-    draw batch=8 guided shifted           seconds of a denoising step of a chunk; `other`: of all around the steps
+    draw batch=8 guided shifted           seconds of a call of the UNet for a chunk; `other`: of all around the calls
     draw batch=8 guided shifted steps=25  seconds of a whole chunk, as runs measure it
     detect NAME, compare NAME, judge NAME seconds a picture; runs measure the metrics of a benchmark together
     load backbone, load scorers           seconds, imports of a fresh process included
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mudi import models
-from mudi.adapter_size import Architecture, read_architecture
+from mudi.adapter_size import Architecture, published, read_architecture
 from pipeline.assignments import located
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig, workers_of
@@ -60,9 +60,9 @@ class Calibration:
 def architecture_of(config: RunConfig | BenchmarkConfig) -> Architecture:
     """What is known of the run's backbone without loading or fetching it."""
     name = config.models.backbone
-    if models.RANDOM_SDXL.fullmatch(name):
-        return read_architecture(None)
-    return read_architecture(models.MINIATURE if name == "miniature" else Path(name).expanduser())
+    if matched := models.RANDOM.fullmatch(name):
+        return published(matched["family"])
+    return read_architecture(models.find_folder(name) if name in models.MINIATURES else Path(name).expanduser())
 
 
 def settings_of(config: RunConfig | BenchmarkConfig) -> dict:

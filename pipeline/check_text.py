@@ -20,7 +20,8 @@ def folder_lines(report: FolderReport) -> Iterator[str]:
         yield f"  skipped {len(names)}, {reason}: {', '.join(map(printable, names[:SHOWN_NAMES]))}{more}"
     for row in report.subjects:
         sizes = f"{_size(row.smallest)} to {_size(row.largest)}" if row.photos else "none"
-        yield f'  {row.key}  "{row.phrase}", detected as "{row.query}": {row.photos} photos, {sizes}'
+        found_by = f'detected as "{row.query}"' if row.query else "a style, which is not detected"
+        yield f'  {row.key}  "{row.phrase}", {found_by}: {row.photos} photos, {sizes}'
     yield from (f"  note: {printable(note)}" for note in report.notes)
     yield from (f"  refused: {printable(mistake)}" for mistake in report.mistakes)
 

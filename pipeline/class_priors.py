@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mudi import adapters
-from mudi.prior_folder import find_batch, kept_by_batch
+from mudi.prior_folder import clear_staged, find_batch, kept_by_batch
 from mudi.priors import Recipe, most_batches, needed, next_batches, require_enough
 from pipeline import journal
 from pipeline.config import Cluster, workers_of
@@ -27,10 +27,13 @@ FOLDER = "_priors"
 def with_priors(jobs: Sequence[FitJob], cluster: Cluster, run_dir: Path, workers: Workers, progress: Progress) -> list[FitJob]:
     """The first fits `jobs`, each that wants class priors with its `priors` filled in, once all of these are stored.
 
-    Finished fits want none. Raises ValueError for a class that the base model cannot draw, after ten draws for each
+    Finished fits want none. What a killed start of this run left half made goes first: only the process that holds the run
+    may call this. Raises ValueError for a class that the base model cannot draw, after ten draws for each
     picture that is needed, and RunFailedError if a batch could not be made.
     """
     root = run_dir.parent / FOLDER
+    for folder in root.glob("*"):
+        clear_staged(folder, run_dir.name)
     filled, wanting = [], []
     for job in jobs:
         recipes = _recipes(job, cluster)
@@ -63,7 +66,10 @@ def _recipes(job: FitJob, cluster: Cluster) -> dict[str, Recipe]:
 def _draw_missing(needs: dict[Recipe, int], root: Path, cluster: Cluster, run_dir: Path, workers: Workers, progress: Progress) -> None:
     """Draw in waves until every recipe has what is needed of it, or was given up."""
     # One run names one backbone, detector and segmenter, so one set of workers draws for all its fits.
-    (settings,) = {PriorSettings(backbone=r.backbone, precision=r.precision, detector=r.detector, segmenter=r.segmenter) for r in needs}
+    (settings,) = {
+        PriorSettings(backbone=r.backbone, precision=r.precision, detector=r.detector, segmenter=r.segmenter, run=run_dir.name)
+        for r in needs
+    }
     kept = {recipe: kept_by_batch(root / recipe.digest, most_batches(recipe, need)) for recipe, need in needs.items()}
     of_folder = {str(root / recipe.digest): recipe for recipe in needs}
 

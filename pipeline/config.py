@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
 from pipeline.run_file import load_settings
-
-Text = Annotated[str, Field(min_length=1, max_length=2000)]
-Templates = Annotated[tuple[Text, ...], Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from pipeline.settings import Amount, Count, Settings, Share, Templates, Text, left_out
 
 NOT_DECIDING = ("name", "runs", "cluster")
 STAGES = ("generate", "detect", "compare", "fit")
@@ -35,10 +30,6 @@ Prompts = Annotated[
 ]
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
 class Embedders(Settings):
     dreamsim: Text | None = None
     """Weights of the DreamSim embedder: "miniature" or a folder. null leaves its scores out."""
@@ -53,7 +44,7 @@ class Embedders(Settings):
 
 class Models(Settings):
     backbone: Text = "miniature"
-    """The diffusion model that is adapted: "miniature", a folder, hub id@revision, or "random-sdxl"."""
+    """The diffusion model that is adapted: "miniature", a folder, hub id@revision, or "random-sdxl" (-sd15, -sd21)."""
     detector: Text = "miniature"
     """OWLv2 weights, which find the subjects in a candidate."""
     segmenter: Text = "miniature"
@@ -83,11 +74,38 @@ class Method(Settings):
         return dict(self.model_extra)
 
 
+class LayoutGuidance(Settings):
+    """Cross-attention that holds each subject's words to its box (Cones 2)."""
+
+    weight: Amount = 0.08
+    """How strongly a subject's words are raised in its box; Cones 2 uses 0.05 to 0.10."""
+    inside: Amount = 2.5
+    """What scores in the box get, times `weight`, the noise and the scores' spread."""
+    outside: Annotated[float, Field(le=0)] = -1e8
+    """What scores off the box get: so little that nothing is left."""
+    levels: Literal["all", "v1"] | tuple[Annotated[int, Field(ge=1)], ...] = "all"
+    """Which cross-attention is edited: all, all but the coarsest (v1), or a list of factors by which latents are reduced there."""
+    steps: Count | None = 50
+    """Steps that are edited, from the first; null is all."""
+    recurrence: Annotated[int, Field(ge=0)] = 1
+    """How often an edited step is done again from fresh noise. Each costs as much as the step."""
+    shift_schedule: bool = True
+    """Whether the edit fades within its own steps, as released, or with the sampler's noise."""
+
+
 class Sampling(Settings):
     steps: Count = 50
     """Denoising steps of one image."""
-    guidance_scale: Amount = 5.0
-    """Classifier-free guidance weight; 1 is no guidance."""
+    guidance_scale: Amount | None = 5.0
+    """Classifier-free guidance weight; 1 is no guidance, null leaves it to `cfg_plus_plus`."""
+    cfg_plus_plus: Annotated[Share | None, left_out(None)] = None
+    """CFG++'s lambda, 0 to 1, instead of a guidance_scale; 0.6 is about a scale of 7."""
+    scheduler: Annotated[Literal["euler", "ddim", "dpmpp_2m"], left_out("euler")] = "euler"
+    """How a denoising step is taken."""
+    padding: Annotated[Literal["full", "adaptive"], left_out("full")] = "full"
+    """Whether attention sees the padding behind a prompt's words: adaptive hides it."""
+    layout_guidance: Annotated[LayoutGuidance | None, left_out(None)] = None
+    """Attention by the combination's layouts; null is none."""
     negative_prompt: Annotated[str, Field(max_length=2000)] | None = "sticker, collage."
     """What guidance steers away from; the default is the paper's for MuDI. "{subjects}" stands for the super-categories; null is none."""
     gamma: Share = 1.0
@@ -96,8 +114,7 @@ class Sampling(Settings):
     """Size of each subject in a composition, in their order, as a share of the largest that fits; null draws it."""
     overlap: bool = True
     """Whether subjects may cover one another in a composition."""
-    # Left out of a dump where it changes nothing, so that a run from before there were layouts is still recognised.
-    layout: Annotated[Literal["random", "given"], Field(exclude_if=lambda layout: layout == "random")] = "random"
+    layout: Annotated[Literal["random", "given"], left_out("random")] = "random"
     """Where the subjects of a composition stand: at random, or as the combination's own layouts say."""
     batch: Count = 8
     """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
@@ -177,7 +194,7 @@ class RunConfig(Settings):
     """Which weights are used."""
     combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folders of subjects that belong in one picture, from the working directory; the folder's name is the combination's key."""
-    queries: dict[str, dict[str, Text]] = {}
+    queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
     """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
     method: Method = Method()
     """How the first adapter is fitted."""

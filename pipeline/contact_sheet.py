@@ -12,8 +12,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from mudi.photos import read_both
 from pipeline.mask_picture import Marks, mask_picture
-from pipeline.prepare_photos import PreparedPhoto, read_both
+from pipeline.prepare_photos import PreparedPhoto
 from pipeline.prepare_record import SkippedRecord
 from pipeline.sheet_picture import Cell, Heading, sheet_picture
 from pipeline.subjects_file import SubjectsFile
@@ -69,10 +70,8 @@ def write_sheets(
 
 def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
     image, mask = read_both(photo.path, photo.mask)
-    hinted = photo.entry.box is not None or bool(photo.entry.points)
-    kept = photo.record.mask is not None and photo.record.mask.origin != "made"
-    detected = () if hinted or kept else [found.box for found in photo.record.boxes]
-    marks = Marks() if kept else Marks(detected=detected, by_hand=photo.entry.box, points=photo.entry.points)
+    detected = () if photo.hinted or photo.given_mask else [found.box for found in photo.record.boxes]
+    marks = Marks() if photo.given_mask else Marks(detected=detected, by_hand=photo.entry.box, points=photo.entry.points)
     picture = mask_picture(image, mask, marks, SIDE)
     card = Card(
         name=photo.name,
@@ -81,7 +80,7 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
         width=picture.width,
         height=picture.height,
         caption=photo.caption,
-        origin="no mask yet" if mask is None else _origin(photo, hinted),
+        origin="no mask yet" if mask is None else _origin(photo),
         doubts=photo.doubts,
         usable=mask is not None,
         from_file=photo.record.source,
@@ -90,11 +89,12 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
     return card, picture
 
 
-def _origin(photo: PreparedPhoto, hinted: bool) -> str:
-    made = photo.record.mask.origin == "made"
-    if made and not hinted:
-        return f"mask from the box found, confidence {photo.record.boxes[0].confidence:.2f}"
-    return ORIGINS["hinted" if made else photo.record.mask.origin]
+def _origin(photo: PreparedPhoto) -> str:
+    if photo.given_mask:
+        return ORIGINS[photo.record.mask.origin] + ("; what subjects.yaml says of its place is not used" if photo.hinted else "")
+    if photo.hinted:
+        return ORIGINS["hinted"]
+    return f"mask from the box found, confidence {photo.record.boxes[0].confidence:.2f}"
 
 
 def _rows(

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mudi import models
+from mudi import adapters, models
 from mudi.fit import Report
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings, retrain
+from mudi.work_folder import clear_work
 from pipeline import store
+from pipeline.memory import peak_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +43,28 @@ class FitJob:
     run_dir: str = ""
 
 
-def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
-    """Make the job's adapter in this process; the folder it leaves is complete or absent.
+def finished(job: FitJob) -> Adapter | None:
+    """The job's adapter if it lies finished in its folder; what a start that died after storing it left beside it goes."""
+    adapter = adapters.find(Path(job.out_dir))
+    if adapter is not None:
+        clear_work(adapter.path)
+    return adapter
 
-    Beside the folder `OUT_DIR.cost.json` says on what it was made and how many seconds that took, loading
-    excluded; of a fit that was killed and went on, those of the last start.
+
+def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
+    """Make the job's adapter in this process, unless it is there; the folder it leaves is complete or absent.
+
+    Beside the folder `OUT_DIR.cost.json` says on what it was made, how many seconds that took, loading excluded, and the
+    peak of memory in bytes (`memory.peak_on`); of a fit that was killed and went on, those of the last start.
     """
+    # A worker that dies between storing and returning it is started again, and the checkpoints are gone by then.
+    if (stored := finished(job)) is not None:
+        return stored
     backbone = models.load(job.backbone, device, getattr(torch, job.precision))
-    began = time.perf_counter()
-    adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
-    cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device)}
+    with peak_on(backbone.device) as peak:
+        began = time.perf_counter()
+        adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
+        cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device), "peak_bytes": peak()}
     cost_file(Path(job.out_dir)).write_text(json.dumps(cost))
     return adapter
 

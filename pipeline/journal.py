@@ -9,27 +9,48 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+STAGING = "_staging"
+
 
 def publish(run_dir: Path, relative: str, data: bytes) -> Path:
     """Writes a file of the run so that readers see the old content or the new, never a part.
 
     The bytes go to `_staging`, reach the disk, and are renamed into place; the rename is made durable too.
     """
-    staged = run_dir / "_staging" / uuid.uuid4().hex
-    staged.parent.mkdir(parents=True, exist_ok=True)
-    with staged.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
     target = run_dir / relative
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged.replace(target)
+    try:
+        _stage(run_dir, data).replace(target)
+    except FileNotFoundError:
+        # A report may be written at the moment at which a start of the run clears `_staging`; a run starts once.
+        _stage(run_dir, data).replace(target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
     return target
+
+
+def clear_staging(run_dir: Path) -> None:
+    """Take away what processes that were killed while writing left in `_staging`, of the run and of tables within it.
+
+    Only for the process that holds the run. Nothing there is read by anyone.
+    """
+    for folder in (run_dir / STAGING, *run_dir.glob(f"*/{STAGING}")):
+        for path in folder.glob("*"):
+            path.unlink(missing_ok=True)
+
+
+def _stage(run_dir: Path, data: bytes) -> Path:
+    """A new file in `_staging` whose bytes are on the disk."""
+    staged = run_dir / STAGING / uuid.uuid4().hex
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    with staged.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return staged
 
 
 def append_event(run_dir: Path, **fields: Any) -> None:

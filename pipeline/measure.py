@@ -6,8 +6,7 @@ compositions and its decoding, and every scorer once on that chunk. Nothing but 
 
 import io
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.calibration import PNG, SCORERS_LOAD, STEP_LOAD, Rate, judge_name, scorer_names, spread
 from pipeline.config import RunConfig, Slot
 from pipeline.fit_job import device_name
-from pipeline.memory import peak_memory, total_memory
+from pipeline.memory import peak_on
 from pipeline.store import encode_png
 from pipeline.workload import FitWork, Workload
 
@@ -57,14 +56,12 @@ def measure(
         say(kind)
         rates[kind] = _fit(backbone, work, combination, scratch, first)
     torch.set_num_threads(_threads(config.cluster.generate))
-    chunks = {work.kind: (work.batch, work.sampling, work.prompt) for work in (*workload.priors, *workload.draws)}
-    # Drawing with a LoRA is the slower case; token rows alone cost nothing.
-    with_lora = [made for made in first.values() if adapters.read_manifest(made.path)["lora"]]
-    adapters.put_on(backbone, (with_lora or list(first.values()))[0])
+    chunks = {work.kind: work for work in (*workload.priors, *workload.draws)}
     images: list[np.ndarray] = []
-    for kind, (batch, sampling, prompt) in chunks.items():
+    for kind, work in chunks.items():
         say(kind)
-        rates[kind], images = _draw(backbone, combination, prompt, batch, sampling)
+        adapters.put_on(backbone, _slowest(list(first.values()), work.paths > 1))
+        rates[kind], images = _draw(backbone, combination, work.prompt, work.batch, work.sampling)
     photos = [p.image for p in reference_pictures(combination, backbone.resolution, masks=False)]
     rates[PNG] = spread([len(encode_png(image)) for image in (*photos, *images)], source="photos and a chunk of two steps")
     device = device_name(backbone.device)
@@ -81,12 +78,14 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
         stamps.append(time.perf_counter())
 
     folder = scratch / f"{len(list(scratch.iterdir()))}"
-    with _memory(backbone.device) as peak:
+    with peak_on(backbone.device) as peak:
         began = time.perf_counter()
         if work.retraining is None:
             # Class priors are rows like any other, so rows in their place cost the same and nothing need be drawn.
-            options = replace(work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows)
-            first.setdefault(_family(work), options.train(backbone, combination, folder, 0, report))
+            options = replace(work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows, singles=None)
+            # Of subjects that are fitted one by one a single one: between two of them lies more than a step.
+            fitted = combination if work.alone is None else replace(combination, subjects=combination.subjects[:1])
+            first.setdefault(_family(work), options.train(backbone, fitted, folder, 0, report))
         else:
             pictures = reference_pictures(combination, backbone.resolution, masks=False)
             settings = RetrainSettings(**{**asdict(work.retraining), "steps": WARM_UP + MEASURED})
@@ -96,6 +95,13 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
     steps = list(np.diff(stamps))
     other = max(0.0, ended - began - sum(steps) - float(np.mean(steps)))
     return spread([float(step) for step in steps], other=other, peak_bytes=peak(), source="two steps")
+
+
+def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
+    """The adapter to draw with: one that draws by several paths or not, and if it can be one with a LoRA, since rows cost nothing."""
+    manifests = {adapter: adapters.read_manifest(adapter.path) for adapter in made}
+    fitting = [adapter for adapter, manifest in manifests.items() if bool(manifest.get("concepts")) == by_paths]
+    return max(fitting or made, key=lambda adapter: manifests[adapter]["lora"] is not None)
 
 
 def _family(work: FitWork) -> tuple[str, int]:
@@ -115,7 +121,7 @@ def _draw(
 
     segments = subject_segments(combination) if sampling.gamma else []
     asked = Prompt(prompt_id="calibration", text=prompt)
-    with _memory(backbone.device) as peak:
+    with peak_on(backbone.device) as peak:
         draw(backbone, combination, asked, range(batch), replace(sampling, steps=WARM_UP), segments)
         hooks = [backbone.unet.register_forward_pre_hook(stamp), backbone.unet.register_forward_hook(stamp)]
         began = time.perf_counter()
@@ -133,7 +139,7 @@ def _score(
     """Seconds a picture of the detector, the embedders and each metric. Boxes are given, or pictures of two steps would have none."""
     rates: dict[str, Rate] = {}
     detecting, comparing = scorer_names(config)
-    queries = [[subject.detection_query for subject in combination.subjects]] * len(images)
+    queries = [[subject.detection_query for subject in combination.objects]] * len(images)
     side = images[0].shape[0]
     halves = [(0.0, 0.0, side / 2, float(side)), (side / 2, 0.0, float(side), float(side))]
     boxes = [tuple(Detection(box_xyxy=box, confidence=1.0, query="") for box in halves)] * len(images)
@@ -178,17 +184,6 @@ def _each(work: Callable[[], object], pictures: int) -> Rate:
         work()
         seconds.append((time.perf_counter() - began) / pictures)
     return spread(seconds[WARM_UP:], source="two turns")
-
-
-@contextmanager
-def _memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """A function that tells the peak of the block in bytes: what torch allocated on a GPU, else this whole process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: torch.cuda.max_memory_allocated(device)
-        return
-    with peak_memory() as peak:
-        yield lambda: max(peak.bytes, total_memory())
 
 
 def _settle(device: torch.device) -> None:

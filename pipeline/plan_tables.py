@@ -101,11 +101,11 @@ def _there(workload: Workload) -> str:
 def _disk_lines(workload: Workload, architecture: Architecture, disk: Disk) -> list[str]:
     images = f"images {_bytes(disk.images)} as PNG" if disk.measured else f"images at most {_size(disk.images[1])} (PNG size not measured)"
     parts = [images, f"adapters {_size(disk.adapters)}"]
-    if disk.checkpoints:
-        parts.append(f"checkpoints {_size(disk.checkpoints)}")
     if disk.priors[1]:
         parts.append(f"class priors {_bytes(disk.priors)}" if disk.measured else f"class priors at most {_size(disk.priors[1])}")
     parts.append(f"other tables {_bytes(disk.tables)}")
+    if disk.checkpoints:
+        parts.append(f"and while fits run checkpoints of at most {_size(disk.checkpoints)}")
     sizes = sorted({adapter_bytes(fit, architecture) for fit in workload.fits})
     adapters = "; ".join(f"{numbers:,} parameters, {size:,} bytes" for numbers, size in sizes)
     return [f"disk        {', '.join(parts)}", f"adapter     {adapters}"]

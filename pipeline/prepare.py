@@ -6,7 +6,6 @@ file afterwards. An edit is respected wherever it was made: words and boxes in s
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from PIL import Image
 from mudi.dataset import file_sha256
 from mudi.layout import preview
 from mudi.masking import THRESHOLD
+from mudi.names import check_combination_name, check_subject_key
 from mudi.photos import read_image
 from mudi.records import Combination, Reference, Subject
 from pipeline import subjects_file
@@ -121,15 +121,15 @@ def known_settings(out: Path, detector: str | None, segmenter: str | None, thres
 
 
 def _check_names(sources: Mapping[str, Path], out: Path, first: bool) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", out.name, re.ASCII):
-        raise ValueError(f"--out {out}: the folder's name names the combination; use letters, digits, '.', '_' and '-'")
+    check_combination_name(f"--out {out}", out.name)
     if first and len(sources) < 2:
         raise ValueError(
             f"{len(sources)} subject(s) for {out}; give two or more, each as NAME=FOLDER with its photos, such as corgi=photos/corgi"
         )
     for key, folder in sources.items():
-        if not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII) or key.lower().startswith("mask_"):
-            raise ValueError(f'{key}={folder}: the name must be a letter, then letters, digits or "_", and not begin with "mask_"')
+        check_subject_key(f"{key}={folder}", key)
+        if key.lower().startswith("mask_"):
+            raise ValueError(f'{key}={folder}: files named mask_... are masks; choose a name that does not begin with "mask_"')
         if out.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"--out {out}: lies in the photos of {key}, where nothing is written; give a folder elsewhere")
     if len({key.lower() for key in sources}) < len(sources):

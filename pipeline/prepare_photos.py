@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mudi.dataset import file_sha256
 from mudi.mask_doubts import doubts_about
-from mudi.photos import decode, flatten, read_mask
+from mudi.photos import read_both
 from pipeline.prepare_masks import MadeMask, Masker, MaskJob, MaskSettings, Progress
 from pipeline.prepare_record import FoundBox, MaskRecord, PhotoRecord, inputs_sha256
 from pipeline.prepare_sources import MASK_SUFFIXES
@@ -33,6 +31,16 @@ class PreparedPhoto:
     def mask_name(self) -> str | None:
         return self.mask and self.mask.name
 
+    @property
+    def hinted(self) -> bool:
+        """Whether subjects.yaml says where the subject is."""
+        return self.entry.box is not None or bool(self.entry.points)
+
+    @property
+    def given_mask(self) -> bool:
+        """Whether the mask is a person's, from the source folder or painted here: no model and no box changes it."""
+        return self.mask is not None and self.record.mask.origin != "made"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
@@ -51,7 +59,8 @@ def prepared_photos(
     """Every photo of `file` with its mask, new masks written to `staged`; names of masks that are no longer anyone's;
     and how many the models were asked for. `here`: file name -> where it is.
 
-    A mask that prepare did not make itself is kept, whatever the file says. ValueError names one that is unusable.
+    A mask that prepare did not make itself is kept, whatever the file says; `hinted` and `given_mask` then are both true.
+    ValueError names one that is unusable.
     """
     rows = [(key, entry, name, photo) for key, entry in file.subjects.items() for name, photo in entry.photos.items()]
     plans = [_plan(name, photo, entry.query, records[name], here, settings) for _, entry, name, photo in rows]
@@ -130,9 +139,3 @@ def _doubts(record: PhotoRecord, path: Path, mask: Path | None) -> tuple[str, ..
     if mask is None or record.mask.origin == "made":
         return record.doubts
     return doubts_about(read_both(path, mask)[1])
-
-
-def read_both(path: Path, mask: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The upright photo, uint8 (H, W, 3), and its mask, bool (H, W), if it has one."""
-    photo, orientation = decode(path)
-    return flatten(photo, "RGB", "white"), mask and read_mask(mask, (photo.height, photo.width), orientation)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from pipeline.config import Settings, Text
+from pipeline.settings import Settings, Text
 from pipeline.subjects_file import PixelBox
 
 FILE_NAME = "prepared.json"

@@ -1,7 +1,8 @@
 """What a preparation did, in lines for the terminal: counts that add up, skipped files with reasons, what needs a look."""
 
 from pipeline.contact_sheet import PAGE
-from pipeline.prepare import Prepared
+from pipeline.prepare import PREVIEW, Prepared
+from pipeline.prepare_photos import PreparedPhoto
 from pipeline.subjects_file import FILE_NAME
 
 
@@ -24,6 +25,7 @@ def summary(prepared: Prepared) -> list[str]:
         lines += [f"  skipped {row.file}: {row.reason}" for row in skipped]
         lines += [f"  {photo.path.name} saved anew: {photo.repair}" for photo in own if photo.repair]
     lines += [f"not used: {name}, taken out of {FILE_NAME}" for name in prepared.removed]
+    lines += [_unused_hint(photo) for photo in photos if photo.hinted and photo.given_mask]
     looks = [photo for photo in photos if photo.doubts]
     if looks or notes:
         lines.append(f"needs a look ({len(looks) + len(notes)}):")
@@ -38,5 +40,14 @@ def summary(prepared: Prepared) -> list[str]:
     )
     lines.append(f"words   {prepared.out / FILE_NAME}")
     lines.append(f"sheet   {prepared.out / PAGE}")
+    if (prepared.out / PREVIEW).is_file():
+        lines.append(f"layouts {prepared.out / PREVIEW}")
     lines.append(f"Correct either the words or a mask, then start again: mudi prepare --out {prepared.out}")
     return lines
+
+
+def _unused_hint(photo: PreparedPhoto) -> str:
+    """A box or points that change nothing, because the photo has a mask that a person made."""
+    hints = " and ".join(name for name, given in (("box", photo.entry.box is not None), ("points", bool(photo.entry.points))) if given)
+    whence = "was painted by hand" if photo.record.mask.origin == "hand" else "came with the photo"
+    return f"not used: {hints} of {photo.name}, whose mask {whence}; delete {photo.mask_name} and start again to have one made"

@@ -1,12 +1,14 @@
 """The words of a prepared folder: asked of a writer where they are new, kept where a person wrote them, checked before use."""
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from mudi.captions import check_caption
 from mudi.dataset import DETECTION_QUERIES
 from mudi.identifiers import IDENTIFIERS, check_identifier
+from mudi.metadata_file import text_of
+from mudi.names import check_subject_key, is_device
 from mudi.photos import read_image
 from pipeline.failure import RunFailedError
 from pipeline.prepare_masks import Progress
@@ -74,22 +76,24 @@ def check_words(file: SubjectsFile, path: Path, photos: Collection[str]) -> None
     owners: dict[str, str] = {}
     for key, entry in file.subjects.items():
         where = f"{path}: subjects.{key}"
-        if not re.fullmatch(r"[A-Za-z]\w*", key, re.ASCII):
-            raise ValueError(f'{where}: the key must be a letter, then letters, digits or "_"')
+        check_subject_key(where, key)
         if entry.identifier.split() != [entry.identifier]:
             raise ValueError(f"{where}.identifier: {entry.identifier!r} must be one word, such as {IDENTIFIERS[0]}")
         if (other := identifiers.setdefault(entry.identifier.lower(), key)) != key:
             raise ValueError(f"{where}.identifier: {entry.identifier!r} is that of {other} too; give each subject its own rare word")
-        _check_text(f"{where}.class", entry.class_noun)
-        _check_text(f"{where}.query", entry.query)
+        for name, text in (("class", entry.class_noun), ("query", entry.query)):
+            text_of(where, {name: text}, name)
         for name, photo in entry.photos.items():
             if name not in photos:
                 raise ValueError(f"{where}.photos: {name!r} is not in the folder; take its entry out, or put the photo back")
             if (other := owners.setdefault(name, key)) != key:
                 raise ValueError(f"{where}.photos: {name!r} is a photo of {other} too; leave it to one of them")
-            _check_text(f"{where}.photos.{name}.caption", photo.caption)
-            if entry.identifier.lower() not in photo.caption.lower():
-                raise ValueError(f"{where}.photos.{name}.caption: {photo.caption[:60]!r} does not name {entry.identifier!r}; put it in")
+            if is_device(name):
+                raise ValueError(f"{where}.photos: {name!r} is a device on some systems; rename the photo and its entry")
+            text_of(f"{where}.photos.{name}", {"caption": photo.caption}, "caption")
+    by_key = {key: entry.identifier for key, entry in file.subjects.items()}
+    for key, name, photo in photos_of(file):
+        check_caption(f"{path}: subjects.{key}.photos.{name}.caption", photo.caption, key, by_key)
     for index, layout in enumerate(file.layouts):
         if set(layout) != set(file.subjects):
             raise ValueError(
@@ -155,11 +159,6 @@ def _new_subject(key: str, photos: Mapping[str, Path], writer: Writer, others: M
     return SubjectEntry.model_validate(
         {"identifier": free[0], "class": described, "query": query, "photos": {name: PhotoEntry(caption=free[0]) for name in photos}}
     )
-
-
-def _check_text(where: str, text: str) -> None:
-    if not text.strip() or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text.strip()):
-        raise ValueError(f"{where}: {text[:40]!r} must be words on one line without control characters")
 
 
 def shown_phrases(file: SubjectsFile) -> Mapping[str, str]:

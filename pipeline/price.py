@@ -108,7 +108,7 @@ def chunk_seconds(draw: DrawWork, rates: Mapping[str, Rate]) -> Range:
         low, high = whole.low, whole.high
     else:
         rate = rates[draw.kind]
-        low, high = (draw.sampling.steps * end + rate.other for end in (rate.low, rate.high))
+        low, high = (draw.calls * end + rate.other for end in (rate.low, rate.high))
     return low * draw.pictures / draw.batch, high
 
 

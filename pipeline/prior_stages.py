@@ -12,12 +12,13 @@ from pipeline.stages import IMAGES, device_of, fix_threads, images_of, only_row,
 
 @dataclass(frozen=True, kw_only=True)
 class PriorSettings:
-    """What the stages are built from: the weights that all recipes of a run have in common."""
+    """What the stages are built from: the weights that all recipes of a run have in common, and the run's name."""
 
     backbone: str
     precision: str
     detector: str
     segmenter: str
+    run: str
 
 
 class DrawPriors:
@@ -54,12 +55,13 @@ class KeepPriors:
 
         fix_threads(threads)
         device = device_of(gpus)
+        self.run = settings.run
         self.judge = (models.load_detector(settings.detector, device), models.load_segmenter(settings.segmenter, device))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from mudi.priors import Recipe, keep_batch
 
         row = only_row(table)
-        noted = {"device": row["device"], "seconds": row["seconds"]}
+        noted = {"device": row["device"], "seconds": row["seconds"], "owner": self.run}
         kept = keep_batch(Path(row["folder"]), Recipe(**json.loads(row["recipe"])), row["batch"], images_of(row), *self.judge, **noted)
         return pa.table({"folder": [row["folder"]], "batch": [row["batch"]], "kept": [kept]})

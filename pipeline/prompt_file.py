@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.benchmark_config import BenchmarkConfig
-from pipeline.config import RunConfig, Settings, Templates, Text
+from pipeline.config import RunConfig
 from pipeline.run_file import load_settings
+from pipeline.settings import Settings, Templates, Text
 from pipeline.subjects_file import FILE_NAME, read_subjects
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pipeline import store
 from pipeline.config import RunConfig, config_hash, deciding
-from pipeline.journal import now, publish
+from pipeline.journal import clear_staging, now, publish
 
 SELFTRAIN = "selftrain"
 PACKAGES = ("mudi", "torch", "diffusers", "transformers", "peft", "safetensors", "ray", "numpy", "pyarrow", "pillow")
@@ -37,14 +37,19 @@ def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subject
     stored = read_run(run_dir)
     if stored["config_sha256"] == config_hash(config) and stored["inputs"] == dict(inputs or {}):
         return run_dir
+    refuse_another_run(config, run_dir)
+    refuse_changes(run_dir, {"inputs": stored["inputs"]}, {"inputs": dict(inputs or {})})
+    return run_dir
+
+
+def refuse_another_run(config: RunConfig, run_dir: Path) -> None:
+    """Raise ValueError if the folder holds a run with other settings; inputs are left to `open_run`, which reads them."""
+    if not (run_dir / "run.json").is_file():
+        return
+    stored = read_run(run_dir)
     if stored.get("kind", SELFTRAIN) != SELFTRAIN:
         raise ValueError(f"{run_dir}: holds a {stored['kind']}, not a self-training run; pick another `name`")
-    refuse_changes(
-        run_dir,
-        {**deciding(stored["config"]), "inputs": stored["inputs"]},
-        {**deciding(config.model_dump(mode="json")), "inputs": dict(inputs or {})},
-    )
-    return run_dir
+    refuse_changes(run_dir, deciding(stored["config"]), deciding(config.model_dump(mode="json")))
 
 
 def refuse_changes(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -111,7 +116,7 @@ def folder_sha256(folder: Path) -> str:
 
 @contextmanager
 def sole_driver(run_dir: Path) -> Iterator[None]:
-    """Holds the run for this process. Raises ValueError if another process holds it.
+    """Holds the run for this process, and clears what killed starts were writing. Raises ValueError if another process holds it.
 
     The operating system ends the lock with its process, however that dies. On a file system without such
     locks this fails rather than leave a lock behind.
@@ -122,6 +127,7 @@ def sole_driver(run_dir: Path) -> Iterator[None]:
     except Timeout:
         raise ValueError(f"{run_dir}: another process works on this run; wait for it or stop it") from None
     try:
+        clear_staging(run_dir)
         yield
     finally:
         lock.release()

@@ -141,7 +141,7 @@ class Detect:
 
         row, began = only_row(table), time.perf_counter()
         combination = self.settings.combinations[row["combination"]]
-        queries = [subject.detection_query for subject in combination.subjects]
+        queries = [subject.detection_query for subject in combination.objects]
         images = images_of(row)
         valid = [image for image, good in zip(images, row["valid"], strict=True) if good]
         answers = iter(detect(self.detector, valid, [queries] * len(valid), self.settings.threshold))

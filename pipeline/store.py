@@ -68,7 +68,7 @@ __all__ = [
     "write_scores",
     "write_selection",
 ]
-FIT_OPTIONAL = {"started_from", "kept", "drift", "seconds", "shared_with", "device"}
+FIT_OPTIONAL = {"started_from", "payload_bytes", "peak_bytes", "kept", "drift", "seconds", "shared_with", "device"}
 
 
 def write_chunk(

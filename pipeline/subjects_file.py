@@ -8,8 +8,8 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from mudi.augment import CANVAS
-from pipeline.config import Settings, Text
 from pipeline.run_file import load_settings
+from pipeline.settings import Settings, Text
 
 FILE_NAME = "subjects.yaml"
 Number = Annotated[float, Field(ge=0)]

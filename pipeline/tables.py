@@ -79,6 +79,8 @@ SCHEMAS = {
             ("started_from", pa.string()),
             ("steps", pa.int32()),
             ("parameters", pa.int64()),
+            ("payload_bytes", pa.int64()),
+            ("peak_bytes", pa.int64()),
             ("kept", pa.int32()),
             ("drift", pa.float64()),
             ("seconds", pa.float64()),

@@ -1,16 +1,14 @@
 """Fits as Ray tasks: one cell on one worker each, in parallel over the cells."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import ray
 import torch
 
-from mudi import adapters
 from mudi.records import Adapter
 from pipeline.config import Slot
 from pipeline.failure import RunFailedError
-from pipeline.fit_job import FitJob, run_job
+from pipeline.fit_job import FitJob, finished, run_job
 
 # A fit whose worker dies goes on from its last checkpoint in the run folder.
 RETRIES = 3
@@ -48,17 +46,17 @@ def fit_all(jobs: list[FitJob], slot: Slot, progress: Progress) -> list[Adapter]
 
     `progress(combination, step, steps)` is called about twice a second for every cell that moved.
     """
-    done = {job.label: found for job in jobs if (found := adapters.find(Path(job.out_dir))) is not None}
+    done = {job.label: found for job in jobs if (found := finished(job)) is not None}
     board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     worker = _fit.options(num_gpus=slot.gpus, num_cpus=slot.cpus)
     open_jobs = {worker.remote(job, slot.gpus, max(1, int(slot.cpus)), board): job for job in jobs if job.label not in done}
     while open_jobs:
-        finished, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
+        ready, _ = ray.wait(list(open_jobs), timeout=POLL_SECONDS)
         steps = ray.get(board.get.remote())
         for job in open_jobs.values():
             if job.label in steps:
                 progress(job.label, steps[job.label], job.steps)
-        for reference in finished:
+        for reference in ready:
             key = open_jobs.pop(reference).label
             done[key] = _result(reference, key)
     return [done[job.label] for job in jobs]

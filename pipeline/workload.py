@@ -13,12 +13,13 @@ from pathlib import Path
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.retrain import RetrainSettings
+from mudi.retrain import DRIFT_TIMES, RetrainSettings
 from mudi.sampling import Sampling
+from mudi.singles import single_folder
+from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
 
-DRIFT_TIMES = 10
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 
 
@@ -26,6 +27,7 @@ PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 class FitWork:
     """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
     of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there. photos: of the combination.
+    alone: how many subjects are fitted one by one, those left out that an earlier fit of the plan makes; None if all together.
     """
 
     owner: str
@@ -41,6 +43,7 @@ class FitWork:
     references: int
     photos: int
     folder: Path
+    alone: int | None = None
 
     @property
     def done(self) -> bool:
@@ -52,13 +55,16 @@ class FitWork:
 
     @property
     def checkpoints(self) -> int:
-        """How many checkpoints stay beside the adapter; each holds its numbers three times, for Adam's state."""
-        return min(CHECKPOINTS_KEPT, (self.steps - 1) // FitSettings.checkpoint_every)
+        """The most checkpoints there are at once, the one being written included; each holds the fit's numbers three times,
+        for Adam's state. Subjects that are fitted alone are fitted one after the other."""
+        steps = self.steps if self.alone is None else self.steps // max(1, self.alone)
+        return max(0, min(CHECKPOINTS_KEPT + 1, (steps - 1) // FitSettings.checkpoint_every))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawWork:
-    """One chunk to draw and to detect and compare in; `batch` is that of a whole chunk, `pictures` what this one has."""
+    """One chunk to draw and to detect and compare in; `batch` is that of a whole chunk, `pictures` what this one has, and
+    `paths` how many passes of the UNet one prediction takes."""
 
     owner: str
     chunk_id: str
@@ -68,10 +74,16 @@ class DrawWork:
     prompt: str
     combination: str
     done: bool
+    paths: int = 1
 
     @property
     def kind(self) -> str:
-        return draw_kind(self.batch, self.sampling)
+        return draw_kind(self.batch, self.sampling, self.paths)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the UNet for the chunk."""
+        return calls_of_sampling(self.sampling) * self.paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +154,24 @@ class Workload:
         return [judge for phase in self.phases for judge in phase.judged]
 
 
+def calls_of_sampling(sampling: Sampling) -> int:
+    """Predictions for one chunk: its steps, and those that guidance by layout does again."""
+    guidance = sampling.layout_guidance
+    if guidance is None:
+        return sampling.steps
+    return sampling.steps + guidance.recurrence * min(sampling.steps, guidance.steps or sampling.steps)
+
+
 def passes_of_sampling(sampling: Sampling) -> int:
-    """UNet rows of one picture."""
-    return sampling.steps * (1 if sampling.guidance_scale == 1 else 2)
+    """UNet rows of one picture on one path."""
+    return calls_of_sampling(sampling) * (1 if sampling.guidance == 1 else 2)
 
 
-def draw_kind(batch: int, sampling: Sampling) -> str:
-    """What decides the seconds of a denoising step and of what surrounds the steps."""
-    guided, shifted = sampling.guidance_scale != 1, bool(sampling.gamma)
-    return f"draw batch={batch}{' guided' if guided else ''}{' shifted' if shifted else ''}"
+def draw_kind(batch: int, sampling: Sampling, paths: int = 1) -> str:
+    """What decides the seconds of a call of the UNet and of what surrounds the calls."""
+    told = {"guided": sampling.guidance != 1, "shifted": sampling.gamma, "by layout": sampling.layout_guidance}
+    told[f"paths={paths}"] = paths > 1
+    return " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
 
 
 def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
@@ -159,14 +180,14 @@ def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
         return Counts()
     steps = fit.steps if whole else fit.left
     rows = steps * fit.accumulation * fit.rows
-    drift = 2 * DRIFT_TIMES * fit.photos if fit.retraining else 0
+    drift = 2 * len(DRIFT_TIMES) * fit.photos if fit.retraining else 0
     return Counts(fits=1, steps=steps, examples=rows, forward=rows * (1 + fit.references) + drift, backward=rows)
 
 
 def count_draw(draw: DrawWork) -> Counts:
     """What a chunk takes."""
     return Counts(
-        forward=draw.pictures * passes_of_sampling(draw.sampling),
+        forward=draw.pictures * passes_of_sampling(draw.sampling) * draw.paths,
         pictures=draw.pictures,
         denoising_steps=draw.pictures * draw.sampling.steps,
     )
@@ -188,8 +209,12 @@ def total(phases: Iterable[Phase], *, whole: bool, owner: str | None = None) -> 
     return counts
 
 
-def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
-    """The work of a job; `options` are those of the method's own fit, also where the job is a refit of it."""
+def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Path] | None = None) -> FitWork:
+    """The work of a job; `options` are those of the method's own fit, also where the job is a refit of it.
+
+    Fits of subjects alone count with the first job that needs them: they are put into `planned`, and left out if they
+    stand there already.
+    """
     rank = getattr(options, "rank", 0)
     photos = sum(len(subject.references) for subject in job.combination.subjects)
     folder, retraining = Path(job.out_dir), job.retraining
@@ -197,34 +222,53 @@ def fit_work(job: FitJob, owner: str, options: Personalization) -> FitWork:
         priors = options.objective == "prior_preservation" and options.prior_images > 0
         rows, accumulation = options.batch * (2 if priors else 1), options.accumulation
         references, mixed = int(options.objective == "dco"), getattr(options, "mix_probability", 0.0)
-        kind = f"fit {job.method} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
+        tuned = f" {options.tuning}" if hasattr(options, "tuning") else ""
+        kind = f"fit {job.method}{tuned} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
     else:
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
+    steps, done, alone = job.steps, _done_steps(folder, job.steps), None
+    if retraining is None and (recipe := options.single_recipe(job.combination)) is not None:
+        mine = _alone(job, options, recipe, set() if planned is None else planned)
+        together = job.steps - options.steps * len(job.combination.subjects)
+        steps, alone = options.steps * len(mine) + together, len(mine)
+        done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
     return FitWork(
-        owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=job.steps,
-        done_steps=_done_steps(folder, job.steps), accumulation=accumulation, rows=rows, references=references,
-        photos=photos, folder=folder,
+        owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
+        done_steps=done, accumulation=accumulation, rows=rows, references=references, photos=photos, folder=folder, alone=alone,
     )  # fmt: skip
 
 
-def _done_steps(folder: Path, steps: int) -> int:
+def _alone(job: FitJob, options: Personalization, recipe: Mapping[str, object], planned: set[Path]) -> list[Path]:
+    """The folders of the job's subjects, fitted alone, that are not `planned` yet; they are then."""
+    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
+    folders = [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
+    mine = [folder for folder in dict.fromkeys(folders) if folder not in planned]
+    planned.update(mine)
+    return mine
+
+
+def _done_steps(folder: Path, steps: int, combined: Path | None = None) -> int:
+    """Of the fit in `folder`; a subject's own keeps its checkpoints with the combination that it is made for."""
     if (folder / "manifest.json").is_file():
         return steps
-    checkpoints = sorted(folder.with_name(folder.name + ".work").glob("step-*.safetensors"))
+    work = work_folder(folder) if combined is None else work_folder(combined) / folder.name
+    checkpoints = sorted(work.glob("step-*.safetensors"))
     return int(checkpoints[-1].stem.removeprefix("step-")) if checkpoints else 0
 
 
 def draw_works(
-    chunks: Sequence[plan.Chunk], samplings: Mapping[str, Sampling], batch: int, stored: set[str], owners: Mapping[str, str] | None = None
-) -> tuple[DrawWork, ...]:
-    """The chunks of a sweep as work; a chunk is done if all its candidates are among the `stored` ids. Owners by method."""
+    chunks: Sequence[plan.Chunk], samplings: Mapping[str, Sampling], batch: int, stored: set[str], owners: Mapping[str, str] | None = None,
+    paths: Mapping[tuple[str, str], int] | None = None,
+) -> tuple[DrawWork, ...]:  # fmt: skip
+    """The chunks of a sweep as work; a chunk is done if all its candidates are among the `stored` ids. Owners by method,
+    `paths` by method and combination, one where it says nothing."""
     missing = {chunk.chunk_id for chunk in plan.remaining(chunks, stored)}
     return tuple(
         DrawWork(
             owner=(owners or {}).get(chunk.keys[0].method, chunk.keys[0].method), chunk_id=chunk.chunk_id, pictures=len(chunk.keys),
             batch=batch, sampling=samplings[chunk.keys[0].method], prompt=chunk.prompt, combination=chunk.combination,
-            done=chunk.chunk_id not in missing,
+            done=chunk.chunk_id not in missing, paths=(paths or {}).get((chunk.keys[0].method, chunk.combination), 1),
         )
         for chunk in chunks
     )  # fmt: skip

@@ -16,8 +16,8 @@ from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.class_priors import FOLDER, needs_of
 from pipeline.config import RunConfig
 from pipeline.fit_job import FitJob, options_of
-from pipeline.prompt_file import evaluation_prompts
-from pipeline.run_folder import run_folder
+from pipeline.prompt_file import evaluation_prompts, templates_of
+from pipeline.run_folder import refuse_another_run, run_folder
 from pipeline.tables import CHUNK_FILES, BrokenFileError, added_scores, paths, read_file
 from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, without_work
 
@@ -25,7 +25,8 @@ from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw
 def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
-    A combination folder that is not here is counted as two subjects without photos, and said in `assumed`.
+    A combination folder that is not here is counted as two subjects without photos, and said in `assumed`. ValueError
+    if the run folder holds a run with other settings, which a start would refuse to go on with.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
@@ -33,6 +34,8 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
         for folder in config.combinations
     ]
     run_dir = run_folder(config.runs, config.name)
+    if isinstance(config, RunConfig):
+        refuse_another_run(config, run_dir)
     count = f"{len(absent)} of {len(config.combinations)} combination folders"
     notes = (f"{count} are not here (first {absent[0]}): counted as two subjects without photos",) if absent else ()
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
@@ -70,17 +73,20 @@ def _class_priors(config: RunConfig | BenchmarkConfig, jobs: Sequence[FitJob], r
 
 
 def _of_selftraining(config: RunConfig, combinations: Sequence[Combination], run_dir: Path) -> tuple[list[Phase], int]:
-    named = [plan.fill_prompts(c, config.prompts, config.watched_prompts) for c in combinations]
+    named = [assignments.named_prompts(config, c, templates_of(config, c.key)) for c in combinations]
     samplings = {config.method.name: assignments.sampling_of(config)}
     nothing = _kept_nothing(run_dir)
     jobs = assignments.first_fits(config, run_dir, named)
     options = options_of(jobs[0])
     phases = _class_priors(config, jobs, run_dir)
-    phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options) for job in jobs)))
+    alone: set[Path] = set()
+    phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options, alone) for job in jobs)))
     adapters = [_stored_or_planned(Path(job.out_dir), config.method.name, job.combination.key, 0) for job in jobs]
+    paths = {(config.method.name, combination.key): options.paths(combination) for combination in named}
     for round in range(config.rounds + 1):
         chunks = assignments.plan_round(config, named, adapters, round)
-        sweep = Phase(name=f"round {round} sweep", draws=draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, round)))
+        stored = _stored_ids(run_dir, round)
+        sweep = Phase(name=f"round {round} sweep", draws=draw_works(chunks, samplings, config.sampling.batch, stored, paths=paths))
         phases.append(without_work(sweep) if journal.read_marker(run_dir, round, "publish") is not None else sweep)
         if round == config.rounds:
             return phases, 0
@@ -96,6 +102,7 @@ def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], 
     arms = planning.resolve(config)
     named = [plan.fill_prompts(c, evaluation_prompts(config, c.key)) for c in combinations]
     samplings = {label: arm.options.sampling for label, arm in arms.items()}
+    paths = {(label, combination.key): arm.options.paths(combination) for label, arm in arms.items() for combination in named}
     cells = [(arm, c.key, fit) for arm in arms.values() for c in named for fit in range(config.fits)]
     folders = {(a.label, key, fit): planning.adapter_folder(run_dir, config, arms, a, key, fit) for a, key, fit in cells}
     owners: dict[str, str] = {}
@@ -106,19 +113,21 @@ def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], 
     # A refit's own folder has its arm for an owner; the fit that it starts from may be no arm's pictures, and is its `of`'s.
     options = {job.out_dir: options_of(job) for job in first}
     phases = _class_priors(config, first, run_dir)
-    works = tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir]) for j in first)
+    alone: set[Path] = set()
+    works = tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir], alone) for j in first)
     phases.append(Phase(name="fit", fits=works))
     refitted = [arm for arm in arms.values() if arm.refit]
     if refitted:
         pool, nothing = planning.pool_dir(run_dir), _kept_nothing(run_dir)
         chunks = planning.pool_chunks(config, arms, named, adapters)
-        phases.append(Phase(name="pool", draws=draw_works(chunks, samplings, config.sampling.batch, _stored_ids(pool, 0))))
+        stored = _stored_ids(pool, 0)
+        phases.append(Phase(name="pool", draws=draw_works(chunks, samplings, config.sampling.batch, stored, paths=paths)))
         kept = {(a.label, k, f): () if (a.label, k, f) in nothing else (("id", "prompt"),) * a.refit.keep for a, k, f in cells if a.refit}
         jobs = planning.refits(config, run_dir, arms, named, adapters, kept)
         phases.append(Phase(name="refit", fits=tuple(fit_work(j, owners[j.out_dir], arms[owners[j.out_dir]].options) for j in jobs)))
         adapters = {cell: adapter for cell, adapter in adapters.items() if kept.get(cell, True)}
     chunks = planning.evaluation_chunks(config, arms, named, adapters)
-    draws = draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, 0))
+    draws = draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, 0), paths=paths)
     phases.append(Phase(name="pictures", draws=draws))
     phases.append(Phase(name="metrics", judged=_judged(config, run_dir, draws)))
     return phases, len(cells) - len(owners)

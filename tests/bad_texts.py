@@ -75,6 +75,7 @@ TEXTS: tuple[tuple[str, Callable[[Path], None], tuple[str, ...]], ...] = (
     ("a photo listed twice", lines(HEADER, A0, A1, B0, B0), (":5:", '"b00.png" is listed twice')),
     ("a photo that is not there", last(file_name="z.png"), (":5:", '"z.png"', "no such file")),
     ("a mask that is not there", last(mask_path="z.png"), (":5:", '"z.png"', "no such file")),
+    ("a photo named as a device", last(file_name="nul.png"), (":5:", '"nul.png"', "rename the file")),
     ("a mask that is the photo", last(mask_path="b01.png"), (":5:", "the photo itself")),
     ("a folder as a photo", last(file_name="."), (":5:", '"."', "no such file")),
     ("a named pipe as a photo", pipe, (":5:", "no such file")),
@@ -139,6 +140,6 @@ FOLDERS: tuple[tuple[str, bytes, Callable[[Path], None], tuple[str, ...]], ...] 
     ("a file", b"file", lambda path: path.touch(), ("file: no such folder", "give a folder")),
     ("an empty folder", b"empty", lambda path: path.mkdir(), ("metadata.jsonl: no such file", "write a header like")),
     ("a name with blanks", b"my pair", lambda path: path.mkdir(), ("rename it to letters",)),
-    ("a name of a device", b"CON", lambda path: path.mkdir(), ("rename it to letters",)),
+    ("a name of a device", b"CON", lambda path: path.mkdir(), ("a device on some systems",)),
     ("a name that is not UTF-8", b"caf\xe9", lambda path: path.mkdir(), ("caf", "rename it to letters")),
 )

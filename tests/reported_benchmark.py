@@ -56,7 +56,18 @@ def result(**changed) -> Benchmark:
         "tables": (table([cell(method, "dnc_linear_dreamsim", mean, published=0.123) for method, mean in means.items()]),),
         "claims": (claim("holds", 0.141),),
         "validity": (),
-        "costs": (Cost(method="mudi", fits=2, fit_seconds=31.25, images=40, seconds_per_image=0.42, parameters=1234567),),
+        "costs": (
+            Cost(
+                method="mudi",
+                fits=2,
+                fit_seconds=31.25,
+                images=40,
+                seconds_per_image=0.42,
+                parameters=1234567,
+                payload_bytes=4938268,
+                peak_bytes=1_500_000_000,
+            ),
+        ),
         "missing": (),
     }
     return Benchmark(**{**values, **changed})

@@ -6,30 +6,36 @@ from pathlib import Path
 import pytest
 
 from mudi import adapters, tokens
-from mudi.adapter_size import file_bytes, lora_metadata, lora_shapes, parameters, read_architecture, row_shapes
+from mudi.adapter_size import file_bytes, lora_metadata, lora_shapes, parameters, published, read_architecture, row_shapes
 from mudi.adapters import LoraSettings
+from mudi.full_sizes import SDXL
 from mudi.methods.custom_diffusion import TARGETS
 from mudi.models import MINIATURE
-from mudi.sdxl_sizes import UNET
 
 
 def test_a_rank_32_attention_lora_of_sdxl_has_46_million_parameters():
-    """r (in + out): a block of width w has 14 w + 4096 over both attentions (test_random_sdxl); 10 blocks have w = 640, 60 have 1280:
+    """r (in + out): a block of width w has 14 w + 4096 over both attentions (test_random_weights); 10 blocks have w = 640, 60 have 1280:
     32 (10 x 13,056 + 60 x 22,016) = 46,448,640, in 70 blocks x 8 layers x 2 = 1120 matrices. 185,794,560 bytes of numbers."""
-    shapes = lora_shapes(UNET, LoraSettings())
+    shapes = lora_shapes(SDXL["unet"], LoraSettings())
     assert (parameters(shapes), len(shapes)) == (46_448_640, 1120)
     assert 0 < file_bytes(shapes, lora_metadata(LoraSettings())) - 4 * 46_448_640 < 200_000
 
 
 def test_keys_and_values_alone_are_counted_alone():
     """Custom Diffusion at rank 128: 2 r (2048 + w) a block: 256 (10 x 2688 + 60 x 3328) = 57,999,360."""
-    assert parameters(lora_shapes(UNET, LoraSettings(rank=128, alpha=128, targets=TARGETS))) == 57_999_360
+    assert parameters(lora_shapes(SDXL["unet"], LoraSettings(rank=128, alpha=128, targets=TARGETS))) == 57_999_360
 
 
 def test_a_backbone_that_is_not_here_is_taken_for_sdxl_and_says_so():
     missing = read_architecture(Path("weights/none"))
-    assert (missing.side, missing.row_widths, missing.assumed) == (1024, (768, 1280), True)
-    assert not read_architecture(None).assumed
+    assert (missing.side, missing.row_widths, missing.assumed) == (1024, {"clip_l": 768, "clip_g": 1280}, True)
+    assert not published("sdxl").assumed
+
+
+def test_a_family_with_one_encoder_has_one_row_a_word():
+    """Stable Diffusion 2.1 at 96 x 8 = 768 pixels: one row of 1024, called clip."""
+    published_21 = published("sd21")
+    assert (published_21.side, row_shapes(published_21, ["olis"])) == (768, {"olis.clip": (1024,)})
 
 
 @pytest.mark.parametrize("targets", [LoraSettings().targets, TARGETS])

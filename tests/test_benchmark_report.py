@@ -108,10 +108,22 @@ def test_judges_stand_by_their_auroc_beside_the_papers(folder):
 
 
 def test_costs_are_shown_and_shared_fits_say_whose_they_are(folder):
-    costs = (*result().costs, Cost(method="cut_mix", fits=2, fit_seconds=30.5, images=40, seconds_per_image=0.42, parameters=1234567))
+    costs = (
+        *result().costs,
+        Cost(
+            method="cut_mix",
+            fits=2,
+            fit_seconds=30.5,
+            images=40,
+            seconds_per_image=0.42,
+            parameters=1234567,
+            payload_bytes=4938268,
+            peak_bytes=1_500_000_000,
+        ),
+    )
     rows = Page(benchmark_page(folder, result(costs=costs))).rows
-    assert ["mudi", "2", "31.2", "40", "0.42", "1,234,567"] in rows
-    assert ["cut_mix", "2", "30.5 made for mudi", "40", "0.42", "1,234,567"] in rows
+    assert ["mudi", "2", "31.2", "40", "0.42", "1,234,567", "4,938.3", "1.50"] in rows
+    assert ["cut_mix", "2", "30.5 made for mudi", "40", "0.42", "1,234,567", "4,938.3", "1.50"] in rows
 
 
 def test_a_row_holds_one_seed_of_fit_0_by_every_method(folder):

@@ -80,9 +80,15 @@ def test_a_phase_killed_after_any_batch_ends_with_the_same_bytes(drawn, two_dogs
     with pytest.raises(KeyboardInterrupt):
         phase([job(two_dogs, tmp_path / "run")], tmp_path / "run", progress=kill)
     survived = everything(tmp_path / "_priors")
+    recipe = tmp_path / "_priors" / min(survived).parts[0]
+    own, foreign = (recipe / f".batch-0009.{run}.{32 * '0'}" for run in ("run", "other"))
+    for part in (own, foreign):
+        part.mkdir()
     assert len({path.parent for path in survived}) == killed_at - 1
     phase([job(two_dogs, tmp_path / "run")], tmp_path / "run")
     after = everything(tmp_path / "_priors")
+    assert not own.exists(), "what a killed start left half made goes"
+    assert foreign.is_dir(), "another run may be making it"
     assert survived.items() <= after.items()
     pngs = [{p: data for p, (_, data) in files.items() if p.suffix == ".png"} for files in (after, everything(drawn[0] / "_priors"))]
     assert pngs[0] == pngs[1]
@@ -100,7 +106,7 @@ def test_a_class_that_cannot_be_drawn_stops_the_run_and_is_not_tried_again(two_d
 
 @pytest.mark.slow
 def test_a_run_fits_on_the_shared_priors_what_a_fit_alone_would(tmp_path):
-    """The adapter's bytes equal those of the method called as a library, which draws into its own work folder. With the
+    """The adapter's bytes equal those of the method called as a library, which draws its own and takes them away. With the
     priors deleted the finished run starts again without drawing any: its fits want none."""
     priors = [f"method.{key}={json.dumps(value)}" for key, value in VALUES.items() if "prior" in key]
     config, combinations, run_dir = small_run(tmp_path, "method.objective=prior_preservation", *priors, "method.prior_images=2", "rounds=0")
@@ -108,13 +114,12 @@ def test_a_run_fits_on_the_shared_priors_what_a_fit_alone_would(tmp_path):
     made = adapters.find(assignments.adapter_folder(run_dir, "two_dogs", 0))
     manifest = adapters.read_manifest(made.path)
     assert "priors" not in manifest["hyperparameters"]
-    assert not (made.path.with_name("round=0.work") / "priors").exists()
     from mudi import models
 
     method = MuDI(**assignments.hyperparameters_of(config))
     alone = method.train(models.load("miniature"), combinations[0], tmp_path / "alone", manifest["seed"])
     assert alone.sha256 == made.sha256
-    assert (tmp_path / "alone.work" / "priors").is_dir()
+    assert not list(tmp_path.rglob("*.work"))
     shutil.rmtree(tmp_path / "_priors")
     rounds.selftrain(config, combinations, run_dir, IDLE, lambda *_: None)
     assert not (tmp_path / "_priors").exists()

@@ -3,7 +3,8 @@
 import torch
 from test_diffusion import pipeline_of
 
-from mudi.conditioning import cut_tokens, encode_negative, encode_prompts, join
+from mudi.conditioning import Conditioning, cut_tokens, encode_negative, encode_prompts, join
+from mudi.diffusion import predict
 
 
 def test_conditions_equal_those_of_diffusers(miniature):
@@ -32,3 +33,46 @@ def test_cut_tokens_counts_what_does_not_fit(miniature):
     """The context is 40 tokens, two of which mark begin and end: 45 words are 47 tokens, 7 too many."""
     assert cut_tokens(miniature, " ".join(["dog"] * 45)) == 7
     assert cut_tokens(miniature, "a dog") == 0
+
+
+def words_alone(backbone, text):
+    """States and pooled output of a text that was never padded, straight from the encoders."""
+    outputs = []
+    for tokenizer, encoder in backbone.readers.values():
+        outputs.append(encoder(tokenizer(text, return_tensors="pt").input_ids, output_hidden_states=True))
+    return torch.cat([output.hidden_states[-2] for output in outputs], -1), outputs[-1].text_embeds
+
+
+def test_adaptive_padding_leaves_the_states_of_a_text_that_was_never_padded(miniature):
+    """The encoders are causal, so padding behind a text changes neither its states nor its pooled output; both marks stay."""
+    text = "a photo of a olis red dog"
+    ours = encode_prompts(miniature, [text], "adaptive")
+    states, pooled = words_alone(miniature, text)
+    assert ours.mask is None
+    torch.testing.assert_close(ours.states, states, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.pooled, pooled, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_trimmed_text_and_masked_padding_are_the_same_to_the_unet(miniature):
+    """Adaptive padding is a mask on padding's keys; seen, padding draws attention and changes the answer."""
+    noisy = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    trimmed, padded = (encode_prompts(miniature, ["a red dog"], padding) for padding in ("adaptive", "full"))
+    real = torch.arange(padded.states.shape[1])[None] < trimmed.states.shape[1]
+    answers = [
+        predict(miniature, noisy, torch.tensor(500), condition)
+        for condition in (trimmed, Conditioning(padded.states, padded.pooled, padded.time_ids, real), padded)
+    ]
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-5)
+    assert (answers[0] - answers[2]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_adaptive_texts_of_unlike_length_do_not_depend_on_their_neighbours(miniature):
+    """In a batch the shorter text is filled up and masked: the UNet answers as to the text alone."""
+    noisy = torch.randn(2, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    texts = ["a red dog", "a photo of a blue cat on the beach at night"]
+    together = predict(miniature, noisy, torch.tensor(500), encode_prompts(miniature, texts, "adaptive"))
+    for row, text in enumerate(texts):
+        alone = predict(miniature, noisy[row : row + 1], torch.tensor(500), encode_prompts(miniature, [text], "adaptive"))
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)

@@ -1,13 +1,15 @@
 """Folders become combinations: what is accepted, and one clear line for each thing that is not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mudi.dataset import DETECTION_QUERIES, check_images, load_combination, load_segments
+from mudi.dataset import DETECTION_QUERIES, check_images, examine, load_combination, load_segments, require_objects
+from mudi.layout import boxes_of
 from mudi.photos import read_image, read_mask
 
 BENCHMARK = Path(__file__).parents[2] / "shared" / "mudi-benchmark"
@@ -250,5 +252,30 @@ def test_every_published_folder_loads():
 
 @needs_benchmark
 def test_every_published_photo_and_mask_is_usable():
+    """104 photos, none with a mistake; every subject fills at least a twentieth of its photo and never two thirds of it."""
+    covered = {}
     for folder in sorted(path for path in BENCHMARK.iterdir() if path.is_dir()):
-        check_images(load_combination(folder))
+        for subject in load_combination(folder).subjects:
+            assert [examined.mistake for examined in examine(subject) if examined.mistake] == []
+            for reference, segment in zip(subject.references, load_segments(subject), strict=True):
+                assert segment.image.shape[:2] == segment.mask.shape
+                covered[reference.image_path] = segment.mask.mean()
+    assert len(covered) == 25 + 9 + 7 * 10
+    assert 0.05 < min(covered.values()) < max(covered.values()) < 2 / 3
+
+
+def test_a_style_is_a_subject_that_no_box_holds(tmp_path):
+    """ "query": null makes a style: it keeps photo and words, has no box in a layout, and MuDI, which cuts out, refuses it."""
+    folder = Path(shutil.copytree("jobs/configs/miniature/two_dogs", tmp_path / "pair"))
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    header = json.loads(lines[0]) | {"query": {"b": None}, "layouts": [{"a": [0, 0, 512, 1024]}]}
+    (folder / "metadata.jsonl").write_text("\n".join([json.dumps(header), *lines[1:]]))
+    pair = load_combination(folder)
+    assert [subject.key for subject in pair.subjects] == ["a", "b"]
+    assert [subject.key for subject in pair.objects] == ["a"]
+    assert boxes_of(pair) == [[(0.0, 0.0, 512.0, 1024.0)]]
+    with pytest.raises(ValueError, match="style"):
+        require_objects(pair, "mudi")
+    (folder / "metadata.jsonl").write_text("\n".join([json.dumps(header | {"query": {"a": None, "b": None}}), *lines[1:]]))
+    with pytest.raises(ValueError, match="null for every subject"):
+        load_combination(folder)

@@ -17,7 +17,8 @@ from mudi.methods.mudi import MuDI
 from mudi.methods.textual_inversion import TextualInversion
 from mudi.sampling import Sampling
 
-QUICK = {"steps": 3, "batch": 2, "accumulation": 1, "learning_rate": 1e-2, "sampling": Sampling(steps=2, guidance_scale=2.0, gamma=0.0)}
+SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given")
+QUICK = {"steps": 3, "batch": 2, "accumulation": 1, "learning_rate": 1e-2, "sampling": SAMPLING}
 
 
 SHORT = {"rank": 4, "self_images": 1, "self_steps": 8, "self_guidance_scale": 2.0, "refine_steps": 2}

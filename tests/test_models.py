@@ -125,6 +125,7 @@ def test_each_judge_loads_with_the_weights_that_were_saved(tmp_path):
         ("minature", r"'minature' is neither an existing folder nor a known name; allowed are 'miniature', an existing folder"),
         ("/no/such/folder", "neither an existing folder"),
         ("random-sdxl:x", "neither an existing folder"),
+        ("random-sd20", "neither an existing folder"),
         ("weights/sd_xl.ckpt", "a pickled file, refused"),
         ("", "neither an existing folder"),
     ],

@@ -292,8 +292,15 @@ def test_edited_words_reach_the_metadata_and_new_photos_are_added(rendered, mask
     [
         ("identifier: hta", "identifier: olis", "subjects.dog.identifier: 'olis' is that of cat too"),
         ("identifier: hta", "identifier: h ta", "must be one word"),
-        ("  dog:\n    identifier", "  the dog:\n    identifier", "subjects.the dog: the key must be a letter"),
-        ("caption: A photo of a hta dog.", "caption: a dog", "dog00.png.caption: 'a dog' does not name 'hta'"),
+        ("  dog:\n    identifier", "  the dog:\n    identifier", 'subjects.the dog: the subject key "the dog" must be a letter'),
+        ("caption: A photo of a hta dog.", "caption: a dog", 'dog00.png.caption does not name "hta"'),
+        ("caption: A photo of a hta dog.", "caption: a dog on a lahtarug", 'dog00.png.caption does not name "hta"'),
+        ("caption: A photo of a hta dog.", "caption: a HTA dog, olis.", 'names "olis", the identifier of "cat"'),
+        ("caption: A photo of a hta dog.", 'caption: "a hta\\x85 dog"', "remove control characters"),
+        ("class: dog", 'class: "do\\u2028g"', "remove control characters"),
+        ("query: dog", 'query: "  "', '"query" is "  "; give it a text'),
+        ("  dog:\n    identifier", "  CON:\n    identifier", 'the subject key "CON" has a meaning of its own'),
+        ("      dog00.png:", "      nul.png:", "'nul.png' is not in the folder"),
         ("      dog00.png:", "      dog99.png:", "'dog99.png' is not in the folder"),
         ("      dog00.png:\n", "      dog00.png:\n        box: [5, 5, 60, 20]\n", "x0 < x1 <= 48"),
         ("      dog00.png:\n", "      dog00.png:\n        points: [[5, 48]]\n", "lies outside the photo of 48x48"),
@@ -308,6 +315,30 @@ def test_an_edit_that_cannot_be_used_is_named_and_changes_nothing(prepared_once,
         prepare({}, out, templates_writer(), never, WITHOUT_MODELS, silent)
     assert message in str(raised.value)
     assert contents(out) == before
+
+
+def test_a_photo_that_is_named_as_a_device_is_refused(prepared_once, tmp_path):
+    out = shutil.copytree(prepared_once, tmp_path / "pair")
+    (out / "dog00.png").rename(out / "nul.png")
+    edit(out, "      dog00.png:", "      nul.png:")
+    with pytest.raises(ValueError, match=r"'nul\.png' is a device on some systems; rename the photo"):
+        prepare({}, out, templates_writer(), never, WITHOUT_MODELS, silent)
+
+
+def test_a_box_beside_a_mask_that_a_person_made_is_said_to_be_unused(prepared_once, tmp_path):
+    """First beside a mask from the source folder, then beside one painted here; without the box nothing is said."""
+    out = shutil.copytree(prepared_once, tmp_path / "pair")
+    assert not any("not used" in line for line in summary(prepare({}, out, templates_writer(), never, WITHOUT_MODELS, silent)))
+    edit(out, "      dog00.png:\n", "      dog00.png:\n        box: [5, 5, 40, 40]\n        points: [[9, 9]]\n")
+    said = [line for line in summary(prepare({}, out, templates_writer(), never, WITHOUT_MODELS, silent)) if "not used" in line]
+    assert said == [
+        "not used: box and points of dog00.png, whose mask came with the photo; delete mask_dog00.png and start again to have one made"
+    ]
+    assert "mask from the source folder; what subjects.yaml says of its place is not used" in (out / PAGE).read_text()
+    Image.fromarray((np.indices((48, 48))[0] < 20).astype(np.uint8) * 255).save(out / "mask_dog00.png")
+    painted = prepare({}, out, templates_writer(), never, WITHOUT_MODELS, silent)
+    assert any("not used: box and points of dog00.png, whose mask was painted by hand" in line for line in summary(painted))
+    assert "mask painted by hand; what subjects.yaml says of its place is not used" in (out / PAGE).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +366,11 @@ def refused(monkeypatch, capsys, *arguments):
         (["cat={cat}", "dog={tmp}/full", "--out", "{tmp}/new"], "no file in it can be used as a photo"),
         (["cat={cat}", "dog={tmp}/nowhere", "--out", "{tmp}/new"], "no such folder"),
         (["cat={cat}", "the dog={dog}", "--out", "{tmp}/new"], "must be a letter"),
+        (["cat={cat}", "nul={dog}", "--out", "{tmp}/new"], 'the subject key "nul" has a meaning of its own'),
+        (["cat={cat}", "Subjects={dog}", "--out", "{tmp}/new"], 'the subject key "Subjects" has a meaning of its own'),
+        (["cat={cat}", "mask_dog={dog}", "--out", "{tmp}/new"], "files named mask_... are masks"),
+        (["cat={cat}", "dog={dog}", "--out", "{tmp}/CON"], '"CON" is a device on some systems'),
+        (["cat={cat}", "dog={dog}", "--out", "{tmp}/com1.pair"], '"com1.pair" is a device on some systems'),
         (["cat={cat}", "cat={dog}", "--out", "{tmp}/new"], "given twice"),
         (["{cat}", "dog={dog}", "--out", "{tmp}/new"], "expected NAME=FOLDER"),
         (["cat={cat}", "dog={dog}", "--out", "{tmp}/my pair"], "the folder's name names the combination"),

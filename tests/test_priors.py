@@ -9,7 +9,7 @@ from mudi import adapters, models
 from mudi.adapters import LoraSettings
 from mudi.detect import detect
 from mudi.methods.dreambooth import DreamBooth
-from mudi.prior_folder import find_batch, kept_by_batch, load_kept, store_batch
+from mudi.prior_folder import clear_staged, find_batch, kept_by_batch, load_kept, store_batch
 from mudi.priors import THRESHOLD, Recipe, class_priors, needed, next_batches
 
 RECIPE = Recipe(
@@ -145,3 +145,18 @@ def test_a_batch_that_was_killed_while_it_was_written_is_not_there(tmp_path):
     assert kept_by_batch(tmp_path, 3) == {}
     store_batch(tmp_path, 0, images, masks, {})
     assert kept_by_batch(tmp_path, 3) == {0: 2}
+
+
+def test_only_the_parts_of_the_owner_are_cleared(tmp_path):
+    """Two runs, one's name the beginning of the other's, and a batch of each killed while written: "toys" clears its own part alone."""
+    images, masks = batch()
+    for owner in ("toys", "toys.2", ""):
+        with pytest.raises(AttributeError):
+            store_batch(tmp_path, 0, [images[0], images[1], None], masks, {}, owner)
+    store_batch(tmp_path, 1, images, masks, {}, "toys")
+    stored = everything(tmp_path / "batch-0001")
+    assert len(list(tmp_path.glob(".batch-0000.*"))) == 3
+    clear_staged(tmp_path, "toys")
+    left = [path.name.split(".")[2:-1] for path in sorted(tmp_path.glob(".batch-*"))]
+    assert sorted(left) == [[""], ["toys", "2"]]
+    assert everything(tmp_path / "batch-0001") == stored

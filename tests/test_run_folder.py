@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import journal
 from pipeline.config import load_run
 from pipeline.run_folder import create_run, folder_sha256, open_run, read_run, sole_driver
 
@@ -86,3 +87,26 @@ with sole_driver(Path({str(tmp_path)!r})):
     driver.wait()
     with sole_driver(tmp_path):
         pass
+
+
+def test_what_killed_writers_left_goes_when_the_run_is_held_and_nothing_else(run):
+    """Parts of files in the run's own folder and its pool's; tables, markers and another run's parts stay."""
+    run_dir = open_run(run())
+    other = open_run(run("name=other"))
+    journal.publish(run_dir / "pool", "candidates/a.parquet", b"whole")
+    before = contents(run_dir)
+    for folder in (run_dir, run_dir / "pool", other):
+        (folder / "_staging" / "0123").write_bytes(b"a part")
+    with sole_driver(run_dir):
+        assert {name: data for name, data in contents(run_dir).items() if name != "_lock"} == before
+        assert (other / "_staging" / "0123").read_bytes() == b"a part"
+        assert journal.publish(run_dir, "report.html", b"new").read_bytes() == b"new"
+
+
+def test_a_process_that_does_not_hold_the_run_clears_nothing(run):
+    run_dir = open_run(run())
+    with sole_driver(run_dir):
+        (run_dir / "_staging" / "0123").write_bytes(b"being written")
+        with pytest.raises(ValueError, match="another process works on this run"), sole_driver(run_dir):
+            pass
+        assert (run_dir / "_staging" / "0123").read_bytes() == b"being written"

@@ -1,6 +1,7 @@
 """What a plan counts: laws, hand counts, and the UNet itself counting while a run of the plain loop is made."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from diffusers import UNet2DConditionModel
 from test_benchmark import FILE
 from test_rounds import RUN_FILE, SMALL
 
+from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
+from mudi.sampling import Sampling, draw
 from pipeline import arms, assignments, journal, rounds, store
 from pipeline.benchmark import benchmark
 from pipeline.benchmark_config import load_benchmark
@@ -20,7 +23,7 @@ from pipeline.disk_size import TRAINED, adapter_bytes, disk
 from pipeline.plain import PLAIN
 from pipeline.plan_file import load_plan
 from pipeline.run_folder import open_run
-from pipeline.workload import Counts, total
+from pipeline.workload import Counts, passes_of_sampling, total
 from pipeline.workload_of import workload_of
 
 QUIET = {"progress": lambda label, done, total: None}
@@ -64,13 +67,20 @@ def test_the_sdxl_file_takes_what_a_hand_count_takes(tmp_path):
 
 
 def test_the_sdxl_files_adapters_and_checkpoints_are_sized_without_weights(tmp_path):
-    """46,448,640 numbers x 4 bytes and a header each; a checkpoint holds three copies, and of each fit two stay: 3 x 2 x 557 MB."""
+    """46,448,640 numbers x 4 bytes and a header each; a checkpoint holds three copies, and of a fit there are two and one being
+    written, one fit at a time with one pair: 3 x 557 MB. With two pairs and GPUs for two fits it is twice that."""
     config = sdxl(tmp_path)
     workload, architecture = workload_of(config), architecture_of(config)
     assert {adapter_bytes(fit, architecture)[0] for fit in workload.fits} == {46_448_640}
     assert architecture.assumed
-    found = disk(workload, architecture, None)
-    assert found.checkpoints == 3 * 2 * 3 * 4 * 46_448_640
+    found = disk(workload, architecture, None, config.cluster, 2)
+    assert found.checkpoints == 3 * 3 * 4 * 46_448_640
+    pairs = sdxl(
+        tmp_path, "combinations=[jobs/configs/miniature/two_dogs, jobs/configs/miniature/tuning/cat_and_bear_tuning]", "cluster.fit.gpus=1"
+    )
+    assert disk(workload_of(pairs), architecture, None, pairs.cluster, 2).checkpoints == 2 * found.checkpoints
+    few = sdxl(tmp_path, "method.steps=201", "retrain.steps=200")
+    assert disk(workload_of(few), architecture, None, few.cluster, 2).checkpoints == 3 * 4 * 46_448_640
     assert found.images == (0, 612 * 3 * 1024 * 1024)
 
 
@@ -144,12 +154,13 @@ def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path, rows_t
     workload, architecture = workload_of(config), architecture_of(config)
     pngs = store.read_images(run_dir, set(store.read(run_dir, "candidates")["candidate_id"].to_pylist()))
     sizes = [len(png) for png in pngs.values()]
-    found = disk(workload, architecture, Rate(low=min(sizes), high=max(sizes)))
+    found = disk(workload, architecture, Rate(low=min(sizes), high=max(sizes)), config.cluster, 2)
     files = [path for name in ("images", "scores", "candidates") for path in (run_dir / name).rglob("*-*-*.parquet")]
     low, high = (found.images[end] + found.tables[end] for end in (0, 1))
     assert low <= sum(path.stat().st_size for path in files) <= high
     written = sum(path.stat().st_size for path in (run_dir / "adapters").rglob("pytorch_lora_weights.safetensors"))
     assert written == found.adapters
+    assert not list(run_dir.rglob("*.work"))
 
 
 @pytest.mark.slow
@@ -185,3 +196,20 @@ def test_a_benchmark_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path, 
     assert rows_through_the_unet.total() == expected.forward
     assert left(config) == Counts()
     assert all(judge.done for judge in workload_of(config).judged)
+
+
+def test_a_plan_does_not_count_what_another_run_left_in_the_folder(tmp_path):
+    """A start with other settings is refused, so a plan that called its pictures done would be wrong."""
+    settings = ["combinations=[jobs/configs/miniature/two_dogs]", f"runs={tmp_path}"]
+    open_run(load_run(Path("jobs/configs/miniature.yaml"), settings))
+    with pytest.raises(ValueError, match="other settings"):
+        workload_of(load_run(Path("jobs/configs/miniature.yaml"), [*settings, "sampling.steps=3"]))
+
+
+def test_guidance_by_layout_is_counted_as_the_hook_counts_it(miniature, two_dogs, rows_through_the_unet):
+    """Three steps of which two are done once again: five calls of two rows for each of two pictures, 20 rows; CFG++ alike."""
+    a, b = (subject.key for subject in two_dogs.subjects)
+    pair = replace(two_dogs, layouts=({a: (40.0, 300.0, 480.0, 960.0), b: (540.0, 300.0, 980.0, 960.0)},))
+    options = Sampling(steps=3, guidance_scale=None, cfg_plus_plus=0.5, gamma=0.0, layout_guidance=LayoutGuidance(steps=2))
+    draw(miniature, pair, pair.prompts[0], [1, 2], options)
+    assert rows_through_the_unet["forward only"] == 2 * passes_of_sampling(options) == 20

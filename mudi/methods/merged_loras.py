@@ -12,7 +12,7 @@ from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination
 from mudi.sampling import Sampling
-from mudi.singles import alone_by, fits_alone
+from mudi.singles import alone_by, deciding, fits_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,10 @@ class MergedLoras(Personalization):
     def steps_in_all(self, subjects: int) -> int:
         """Those of every subject's own fit."""
         return self.steps * subjects
+
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
+        """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
+        return deciding(alone_by(DreamBooth, self))
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store their merge in `out_dir`."""

@@ -17,7 +17,7 @@ from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters, personalize
 from mudi.records import Adapter, Combination, Subject
 from mudi.sampling import Sampling
-from mudi.singles import alone_by, fits_alone
+from mudi.singles import alone_by, deciding, fits_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +90,19 @@ class MixOfShow(EDLora):
         """Those of every subject's own fit."""
         return self.steps * subjects
 
+    def alone(self, combination: Combination) -> EDLora:
+        """The method of each subject's own fit."""
+        nouns = [subject.class_noun.lower() for subject in self.view(combination).subjects]
+        return replace(alone_by(EDLora, self), class_row=self.class_row and len(set(nouns)) == len(nouns))
+
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
+        """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
+        return deciding(self.alone(combination))
+
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit an ED-LoRA to each subject, unless it is there, and store their merge in `out_dir`."""
         named = self.view(combination)
-        nouns = [subject.class_noun.lower() for subject in named.subjects]
-        single = replace(alone_by(EDLora, self), class_row=self.class_row and len(set(nouns)) == len(nouns))
-        singles = fits_alone(single, self, backbone, combination, out_dir, report)
+        singles = fits_alone(self.alone(combination), self, backbone, combination, out_dir, report)
         return merged_adapter(
             backbone, singles, named, out_dir, self.merge, method=self.name, seed=seed, rank=self.merge_rank,
             density=self.density, ridge=self.ridge, positions=self.kv_positions, details={"hyperparameters": hyperparameters(self)},

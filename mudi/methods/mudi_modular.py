@@ -15,7 +15,8 @@ from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings, refit
 from mudi.self_generated import self_generated
-from mudi.singles import after, alone_by, fits_alone
+from mudi.singles import after, alone_by, deciding, fits_alone
+from mudi.work_folder import work_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,10 @@ class MudiModular(Personalization):
         """Those of every subject's own fit, and of the refinement."""
         return self.steps * subjects + self.refine_steps
 
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
+        """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
+        return deciding(alone_by(DreamBooth, self))
+
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store their refined merge in `out_dir`."""
         named = self.view(combination)
@@ -65,7 +70,7 @@ class MudiModular(Personalization):
             backbone, singles, named, self.self_images, self.single_seed, detector=self.detector, segmenter=self.segmenter,
             steps=self.self_steps, guidance_scale=self.self_guidance_scale, negative_prompt=self.self_negative_prompt,
         )  # fmt: skip
-        place = out_dir.with_name(out_dir.name + ".work") / "merged"
+        place = work_folder(out_dir) / "merged"
         start = adapters.find(place) or self._merged(backbone, singles, named, place, seed)
         mix = seg_mixing(backbone.resolution, scales=self.sampling.scales, overlap=self.sampling.overlap)
         settings = RetrainSettings(

@@ -19,6 +19,7 @@ class TextualInversion(Personalization):
     """
 
     name: ClassVar[str] = "textual_inversion"
+    refits: ClassVar[bool] = False
     steps: int = 2500
     learning_rate: float = 5e-4
     accumulation: int = 4

@@ -115,11 +115,11 @@ class Compare:
         self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]], combination: Combination
     ) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3) and its boxes, `count_correct` and three scores an embedder."""
-        scores = [[score_count(boxes, len(combination.subjects), self.detected_by)] for boxes in detections]
+        scores = [[score_count(boxes, len(combination.objects), self.detected_by)] for boxes in detections]
         crops = [square_crop(image, box.box_xyxy) for image, boxes in zip(images, detections, strict=True) for box in boxes]
         ends = np.cumsum([len(boxes) for boxes in detections])
         for embedder in self.embedders:
-            references = self._references(combination.subjects)[embedder.kind]
+            references = self._references(combination.objects)[embedder.kind]
             reference_similarity = reference_matrix(references)
             similarity = similarity_matrix(embed(embedder, crops).numpy(), references)
             scorer = f"{self.detected_by} | {embedder.kind} {embedder.name}"
@@ -160,7 +160,7 @@ class DetectAndCompare:
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its scores. The prompt plays no part: only the subjects count."""
-        queries = [subject.detection_query for subject in combination.subjects]
+        queries = [subject.detection_query for subject in combination.objects]
         detections = detect(self.detector, images, [queries] * len(images), self.threshold)
         return self.compare(images, detections, combination)
 

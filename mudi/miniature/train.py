@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
 from torch import nn
 from transformers import BitImageProcessor, CLIPTokenizer, Owlv2ImageProcessor, Owlv2Processor
@@ -21,6 +21,7 @@ from mudi.miniature.train_detector import train_detector
 from mudi.miniature.train_diffusion import (
     TRAINING_SCENES,
     Conditioned,
+    OneEncoder,
     continue_unet,
     encode_corpus,
     pixels,
@@ -93,12 +94,34 @@ def export(work: Path, weights: Path, seed: int) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     _export_pipeline(work, fresh, corpus)
+    export_one_encoder(restore(work, "unet_one_encoder", OneEncoder()), whitened_vae(work, corpus), fresh / "one_encoder")
     _export_judges(work, fresh)
     export_readers(work, fresh, seed)
     if (weights / "README.md").exists():
         shutil.copy(weights / "README.md", fresh / "README.md")
     shutil.rmtree(weights, ignore_errors=True)
     fresh.rename(weights)
+
+
+def export_one_encoder(trained: OneEncoder, vae: AutoencoderKL, folder: Path) -> None:
+    """Store the one-encoder family in `folder`, complete in itself: it shares the autoencoder by holding a copy."""
+    StableDiffusionPipeline(
+        vae=vae.to(STORED),
+        text_encoder=trained.text_encoder.to(STORED),
+        tokenizer=build_tokenizer(),
+        unet=trained.unet.to(STORED),
+        scheduler=architectures.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    _without_origin(folder)
+
+
+def _without_origin(folder: Path) -> None:
+    """Take the name of where a pipeline was loaded from out of its index."""
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "_name_or_path"}, indent=1))
 
 
 def _export_pipeline(work: Path, folder: Path, corpus) -> None:
@@ -114,8 +137,7 @@ def _export_pipeline(work: Path, folder: Path, corpus) -> None:
         scheduler=architectures.scheduler(),
         add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "_name_or_path"}, indent=1))
+    _without_origin(folder)
 
 
 def _export_judges(work: Path, folder: Path) -> None:

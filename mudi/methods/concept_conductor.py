@@ -1,0 +1,75 @@
+"""Concept Conductor (arXiv 2408.03632), injection with boxes: a LoRA of each subject alone, drawn on a path of its own."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from mudi import adapters
+from mudi.fit import Report
+from mudi.gathered import gather
+from mudi.methods.dreambooth import DreamBooth
+from mudi.models import Backbone
+from mudi.personalization import Personalization, hyperparameters
+from mudi.records import Adapter, Combination
+from mudi.sampling import Sampling
+from mudi.singles import alone_by, deciding, fits_alone
+from mudi.work_folder import clear_work
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptConductor(Personalization):
+    """Hyperparameters: those of `DreamBooth`, for each subject's own fit; nothing is merged and nothing is fitted jointly.
+
+    A picture is drawn by n + 1 paths for n subjects (`mudi.injection`), so it costs n + 1 times as many passes of the UNet as a
+    plain one. Each subject's features go into its box of the candidate's layout, the one that initialization takes, later
+    subjects over earlier ones; a style, which no box can hold, has what the boxes leave. Departures: the paper's
+    concepts are ED-LoRAs with token rows; the base model draws the layout by itself, as far as initialization and the prompt say it,
+    where the paper copies it from a reference picture (`mudi.injection`).
+    """
+
+    name: ClassVar[str] = "concept_conductor"
+    refits: ClassVar[bool] = False
+    steps: int = 1000
+    rank: int = 32
+    sampling: Sampling = field(default_factory=lambda: Sampling(negative_prompt=None, gamma=0.0, layout="given"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampling.layout != "given":
+            raise ValueError(
+                f"sampling.layout = {self.sampling.layout!r}: concept_conductor injects each subject into its box of a layout; use 'given'"
+            )
+        if self.sampling.layout_guidance is not None:
+            raise ValueError("sampling.layout_guidance: concept_conductor tells each path a prompt of its own; leave it out")
+
+    def paths(self, combination: Combination) -> int:
+        """The base's and one a subject."""
+        return 1 + len(combination.subjects)
+
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
+        """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
+        return deciding(alone_by(DreamBooth, self))
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
+
+    def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
+        """Fit a LoRA to each subject, unless it is there, and store them side by side in `out_dir`.
+
+        Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
+        """
+        singles = fits_alone(alone_by(DreamBooth, self), self, backbone, combination, out_dir, report)
+        adapters.detach(backbone)
+        manifests = [adapters.read_manifest(single.path) for single in singles]
+        details = {
+            "seed": self.single_seed, "backbone": backbone.name, "parameters": sum(m["parameters"] for m in manifests),
+            "final_loss": sum(m["final_loss"] for m in manifests) / len(manifests),
+            "hyperparameters": hyperparameters(self),
+            "cut_tokens": {text: count for m in manifests for text, count in m["cut_tokens"].items()},
+        }  # fmt: skip
+        adapter = gather(
+            out_dir, singles, self.view(combination).subjects, method=self.name, combination=combination.key, details=details
+        )  # fmt: skip
+        clear_work(out_dir)
+        return adapter

@@ -1,0 +1,155 @@
+"""Cones 2 (arXiv 2305.19327): each subject is a residual of its class noun, learnt alone; combinations only put them together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from mudi import adapters
+from mudi.examples import personal_examples, reference_pictures
+from mudi.fit import FitSettings, Report
+from mudi.models import Backbone
+from mudi.personalization import NOT_DECIDING, Personalization
+from mudi.records import Adapter, Combination, Subject
+from mudi.residuals import Residual
+from mudi.sampling import Sampling
+from mudi.singles import single_fits
+from mudi.word_residual import Preserved, ResidualSettings, Tuning, learn_residual
+from mudi.work_folder import clear_work, work_folder
+
+# The release's for whole encoders. It has no LoRA and tunes no residual by itself: their rates are this project's choice.
+LEARNING_RATES: Mapping[Tuning, float] = {"text_full": 5e-6, "text_lora": 1e-4, "direct": 1e-3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cones2(Personalization):
+    """Hyperparameters; those of the optimiser and of the preservation are the release's (SD 2.1), those of `tuning` stand in
+    `mudi.word_residual.ResidualSettings`. `learning_rate` None is that of `LEARNING_RATES` for the tuning.
+
+    A subject is named by its class noun alone, without an identifier, in training as in prompts; two of the same noun
+    take its occurrences in turn. Photos are trained with the bare noun for a prompt, whatever their captions say. The
+    guidance scale is the release's.
+    """
+
+    name: ClassVar[str] = "cones2"
+    refits: ClassVar[bool] = False
+    steps: int = 4000
+    learning_rate: float | None = None
+    accumulation: int = 1
+    weight_decay: float = 1e-2
+    objective: Literal["denoising"] = "denoising"
+    tuning: Tuning = "text_lora"
+    rank: int = 32
+    mark_weight: float = 1e-2
+    rest_weight: float = 1e-3
+    preserve_prompts: Preserved = "instance"
+    sampling: Sampling = field(default_factory=lambda: Sampling(negative_prompt=None, gamma=0.0, guidance_scale=7.5))
+
+    def __post_init__(self) -> None:
+        if self.objective != "denoising":
+            raise ValueError(f"objective = {self.objective!r}: Cones 2 has no other than 'denoising'; leave it out")
+        self.residual_settings()
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.tuning])
+        super().__post_init__()
+
+    def residual_settings(self) -> ResidualSettings:
+        """How each subject's residual is learnt; ValueError for a tuning or preservation that does not exist."""
+        return ResidualSettings(
+            tuning=self.tuning, rank=self.rank, mark_weight=self.mark_weight, rest_weight=self.rest_weight,
+            preserve_prompts=self.preserve_prompts,
+        )  # fmt: skip
+
+    def view(self, combination: Combination) -> Combination:
+        """The combination with each subject named by its class noun alone, which is its photos' caption too."""
+        return replace(combination, subjects=tuple(map(_bare, super().view(combination).subjects)))
+
+    def single_recipe(self, combination: Combination) -> dict[str, object]:
+        """What decides a subject's fit beside the subject, the seed and the model."""
+        optimiser = {key: getattr(self, key) for key in ("steps", "learning_rate", "batch", "accumulation", "weight_decay")}
+        how = {"tuning": self.tuning} if self.tuning == "direct" else asdict(self.residual_settings())
+        return {"method": self.name, **optimiser, **how}
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
+
+    def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
+        """Fit the residual of each subject that has none yet, and store those of all, in their order, in `out_dir`.
+
+        Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
+        """
+        named = self.view(combination)
+        work = work_folder(out_dir)
+        keys = [subject.key for subject in named.subjects]
+
+        def fit_one(alone: Combination, folder: Path, seed: int) -> Adapter:
+            before = self.steps * keys.index(alone.key)
+            onwards = None if report is None else lambda step, loss: report(before + step, loss)
+            # In the folder of this combination: another one that fits the same subject just now writes checkpoints too.
+            return self._fit_one(backbone, alone, folder, work / folder.name, seed, onwards)
+
+        folder = Path(self.singles) if self.singles else work / "subjects"
+        fitted = single_fits(backbone, named, self.single_recipe(combination), self.single_seed, folder, fit_one)
+        residuals = [_residual(backbone, adapter, key) for adapter, key in zip(fitted, keys, strict=True)]
+        adapters.detach(backbone)
+        manifests = [adapters.read_manifest(adapter.path) for adapter in fitted]
+        adapter = self._save(
+            backbone, out_dir, combination.key, residuals, [m["final_loss"] for m in manifests],
+            max(m["parameters"] for m in manifests), subjects=[adapter.sha256 for adapter in fitted],
+        )  # fmt: skip
+        clear_work(out_dir)
+        return adapter
+
+    def _fit_one(self, backbone: Backbone, alone: Combination, folder: Path, work: Path, seed: int, report: Report | None) -> Adapter:
+        (subject,) = alone.subjects
+        adapters.detach(backbone)
+        pictures = reference_pictures(alone, backbone.resolution, masks=False)
+        settings = FitSettings(
+            steps=self.steps, learning_rate=self.learning_rate, batch=self.batch, accumulation=self.accumulation,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
+        learnt = learn_residual(
+            backbone, subject.class_noun, personal_examples(pictures, [], batch=self.batch), settings, self.residual_settings(),
+            work=work, seed=seed, report=report,
+        )  # fmt: skip
+        residual = Residual(key=subject.key, words=subject.class_noun, values=learnt.values)
+        # Another process may have been quicker, and its fit may be in use already.
+        return adapters.find(folder) or self._save(backbone, folder, alone.key, [residual], [learnt.loss], learnt.trained)
+
+    def _save(
+        self, backbone: Backbone, folder: Path, key: str, residuals: Sequence[Residual], losses: Sequence[float], trained: int,
+        **details: object,
+    ) -> Adapter:  # fmt: skip
+        """Store residuals; the manifest says of each how large it is, in which number format, and for which model.
+
+        `trained`: how many numbers a fit moved, most of which are not stored.
+        """
+        hyperparameters = {name: value for name, value in asdict(self).items() if name not in NOT_DECIDING}
+        details |= {
+            "seed": self.single_seed, "backbone": backbone.name, "final_loss": sum(losses) / len(losses), "cut_tokens": {},
+            "hyperparameters": hyperparameters, "parameters": trained,
+            "residuals": {r.key: _described(r, backbone, loss) for r, loss in zip(residuals, losses, strict=True)},
+        }  # fmt: skip
+        return adapters.save(backbone, folder, None, method=self.name, combination=key, round=0, details=details, residuals=residuals)
+
+
+def _bare(subject: Subject) -> Subject:
+    references = tuple(replace(reference, caption=subject.class_noun) for reference in subject.references)
+    return replace(subject, identifier="", references=references)
+
+
+def _residual(backbone: Backbone, adapter: Adapter, key: str) -> Residual:
+    """The residual of a fit of one subject, which may have had another key in the combination that it was made for."""
+    adapters.put_on(backbone, adapter)
+    (residual,) = backbone.residuals
+    return replace(residual, key=key)
+
+
+def _described(residual: Residual, backbone: Backbone, loss: float) -> dict[str, object]:
+    """Payload, number format and model together, without which a number of kilobytes a subject says nothing."""
+    tokens, width = residual.values.shape
+    return {
+        "words": residual.words, "tokens": tokens, "width": width, "payload_bytes": 4 * tokens * width, "dtype": "float32",
+        "backbone": backbone.name, "final_loss": loss,
+    }  # fmt: skip

@@ -1,0 +1,69 @@
+"""CFG++ by a weight that follows the noise, held against CFG++ itself."""
+
+import pytest
+import torch
+
+from mudi.conditioning import encode_negative, encode_prompts
+from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, predict, standard_noise
+from mudi.guidance import cfg_plus_plus, cfg_plus_plus_weight, classifier_free
+from mudi.solvers import SOLVERS
+
+
+def cfg_plus_plus_step(latents, unconditional, conditional, lam, signal, following):
+    """Algorithm 2 of arXiv 2406.08070: the denoised latents from the guided noise, renoised with the unconditional one."""
+    guided = unconditional + lam * (conditional - unconditional)
+    denoised = (latents - (1 - signal) ** 0.5 * guided) / signal**0.5
+    return following**0.5 * denoised + (1 - following) ** 0.5 * unconditional
+
+
+def test_a_step_by_hand():
+    """abar .25 to .64, x = 1, u = .5, c = .9, lambda .6: guided .74, denoised (1 - .8660254 x .74) / .5 = .7182824,
+    x' = .8 x .7182824 + .6 x .5 = .8746259. Noise levels are sqrt(3) and .75, so the weight is .6 x 1.7320508 / .9820508
+    = 1.0582248, and plain guidance of that weight through a step of DDIM gives the same."""
+    assert cfg_plus_plus_step(1.0, 0.5, 0.9, 0.6, 0.25, 0.64) == pytest.approx(0.8746259, abs=1e-7)
+    weight = cfg_plus_plus_weight(3**0.5, 0.75, 0.6)
+    assert weight == pytest.approx(1.0582248, abs=1e-7)
+    noise = classifier_free(torch.tensor(0.5), torch.tensor(0.9), weight)
+    after, _ = SOLVERS["ddim"].step(torch.tensor(1.0) / 0.25**0.5, noise, torch.tensor(3**0.5), torch.tensor(0.75), None)
+    assert after.item() * 0.64**0.5 == pytest.approx(0.8746259, abs=1e-6)
+
+
+@torch.no_grad()
+def by_definition(backbone, noise, positive, negative, steps, lam, last_signal):
+    """CFG++ step by step, in variance-preserving latents, each side predicted alone."""
+    timesteps, sigmas = euler_schedule(backbone, steps)
+    signals = [*(1 / (sigmas[:-1] ** 2 + 1)), torch.tensor(last_signal)]
+    latents = noise
+    for timestep, signal, following in zip(timesteps, signals, signals[1:]):
+        sides = [predict(backbone, latents, timestep, side) for side in (negative, positive)]
+        latents = cfg_plus_plus_step(latents, *sides, lam, signal, following)
+    return latents
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "ddim"])
+@pytest.mark.parametrize("lam", [0.6, 1.0])
+def test_the_loop_makes_the_steps_of_cfg_plus_plus(miniature, scheduler, lam):
+    """Euler ends without noise, DDIM at that of the first training timestep. Lambda 1 keeps both passes: its weight is above 1."""
+    noise = standard_noise(miniature, generators([2]))
+    positive, negative = encode_prompts(miniature, ["a photo of a red dog"]), encode_negative(miniature, "blurry")
+    last = 1.0 if scheduler == "euler" else float(alphas_cumprod(miniature)[0])
+    ours = denoise(miniature, noise, positive, negative, steps=5, guidance_scale=cfg_plus_plus(lam), scheduler=scheduler)
+    torch.testing.assert_close(ours, by_definition(miniature, noise, positive, negative, 5, lam, last), rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_weight_of_lambda_six_tenths_is_about_seven(miniature):
+    """Over 50 Euler steps the weight is 9.1 lambda at first, 15.8 at its peak, lambda at last, and 12.0 lambda on average."""
+    _, sigmas = euler_schedule(miniature, 50)
+    weights = torch.tensor([cfg_plus_plus_weight(float(a), float(b), 1.0) for a, b in zip(sigmas, sigmas[1:])])
+    assert [weights[0].item(), weights.max().item(), weights[-1].item(), weights.mean().item()] == pytest.approx(
+        [9.1, 15.8, 1.0, 12.0], abs=0.06
+    )
+
+
+def test_infinite_noise_leaves_lambda_and_rising_noise_is_refused():
+    assert cfg_plus_plus_weight(float("inf"), 14.6, 0.6) == 0.6
+    for sigma, following in ((1.0, 1.0), (1.0, 2.0), (1.0, -0.1)):
+        with pytest.raises(ValueError, match="must fall"):
+            cfg_plus_plus_weight(sigma, following, 0.6)
+    with pytest.raises(ValueError, match="lam = 7"):
+        cfg_plus_plus_weight(2.0, 1.0, 7.5)
