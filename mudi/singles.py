@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ def fits_alone(
     """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`.
 
     Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
-    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Raises ValueError before anything
+    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Each is made in the work folder, where
+    no other combination's fit of the same subject writes, and comes to its place whole. Raises ValueError before anything
     is fitted if subjects share an identifier.
     """
     require_own_identifiers(combination)
@@ -35,9 +37,25 @@ def fits_alone(
     folder = Path(owner.singles) if owner.singles else work_folder(out_dir) / "subjects"
 
     def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
-        return single.train(backbone, alone, place, seed, after(report, keys.index(alone.key) * single.steps))
+        mine = work_folder(out_dir) / place.name
+        return _put_in_place(single.train(backbone, alone, mine, seed, after(report, keys.index(alone.key) * single.steps)), place)
 
     return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
+
+
+def _put_in_place(made: Adapter, place: Path) -> Adapter:
+    """The adapter moved to `place`, or what lies there whole already: another process was quicker, and its fit may be in use."""
+    if (found := adapters.find(place)) is not None:
+        return found
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.path.rename(place)
+    except OSError:
+        if (found := adapters.find(place)) is None:
+            raise
+        return found
+    return replace(made, path=place)
 
 
 def alone_by(method: type[Alone], owner: Personalization) -> Alone:
