@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -31,11 +32,12 @@ def fits_alone(
     """
     require_own_identifiers(combination)
     named = owner.view(combination)
-    keys = [subject.key for subject in named.subjects]
-    folder = Path(owner.singles) if owner.singles else work_folder(out_dir) / "subjects"
+    keys, work = [subject.key for subject in named.subjects], work_folder(out_dir)
+    folder = Path(owner.singles) if owner.singles else work / "subjects"
 
     def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
-        return single.train(backbone, alone, place, seed, after(report, keys.index(alone.key) * single.steps))
+        onwards = after(report, keys.index(alone.key) * single.steps)
+        return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
 
     return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
 
@@ -86,6 +88,27 @@ def single_fits(
         alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
         made.append(adapters.find(place) or fit_one(alone, place, seed))
     return made
+
+
+def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adapter:
+    """What `train` leaves in the folder it is given, moved to `place`, or what another process has put there meanwhile.
+
+    Subjects are shared between combinations whose fits run at once. Two processes that fit one must not write the same
+    checkpoints, so each fits it in `work`, a folder that belongs to its own combination.
+    """
+    apart = work / place.name
+    made = adapters.find(apart) or train(apart)
+    if (found := adapters.find(place)) is not None:
+        return found
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.path.rename(place)
+    except OSError:
+        if (found := adapters.find(place)) is None:
+            raise
+        return found
+    return replace(made, path=place)
 
 
 def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:
