@@ -13,10 +13,10 @@ SECONDS, GIGABYTES = 60, 8
 
 def main() -> None:
     import torch
-    from mudi.random_sdxl import empty_unet
 
     from mudi.grams import attention_layers, gram_bytes
     from mudi.merging import merge_fusion
+    from mudi.random_weights import empty_unet
 
     torch.set_num_threads(CORES)
     unet = empty_unet()

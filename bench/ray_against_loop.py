@@ -25,7 +25,7 @@ def main() -> None:
     from mudi import adapters, models
     from mudi.adapters import LoraSettings
     from pipeline import plain, plan, sweep
-    from pipeline.assignments import load_combinations, sampling_of
+    from pipeline.assignments import load_combinations, method_of
     from pipeline.cluster import connected
     from pipeline.config import load_run
     from pipeline.stages import StageSettings
@@ -52,7 +52,7 @@ def main() -> None:
             watched_images=1, batch=BATCH,
         )  # fmt: skip
         settings = StageSettings(
-            run_dir=folder, models=names, method="mudi", sampling=sampling_of(config), threshold=0.4, precision="float32",
+            run_dir=folder, models=names, methods={"mudi": method_of(config)}, threshold=0.4, precision="float32",
             combinations={c.key: c for c in combinations},
         )  # fmt: skip
         ratios = []

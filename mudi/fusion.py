@@ -16,7 +16,7 @@ Solve = Callable[[torch.Tensor], torch.Tensor]  # rows (n, in) to rows @ inverse
 RIDGE = 1e-6  # of the mean diagonal of the summed Grams: far below any direction that inputs use
 ASYMMETRY = 1e-4  # of the largest entry: float32 sums of products stay well below it
 SAME_ROW = 1e-5  # of a row's length: one token encoded in two batches differs by less in float32
-SAME_VALUE = 1e-3
+SAME_VALUE = 1e-3  # of the longest value, for such a token
 
 
 def fuse_deltas(
@@ -26,10 +26,10 @@ def fuse_deltas(
     """The fused update (out, in) = (sum a_i D_i C_i) (sum C_i + mu C_0 + lambda I)^-1, in the dtype and on the device of the deltas.
 
     deltas: D_i (out, in). grams: C_i (in, in). weights: a_i, one each if not given. lambda = ridge * tr(sum C_i) / in, and
-    with ridge 0 the pseudo-inverse stands where the Grams are singular. prior_gram: C_0 (in, in), the Gram of inputs that the update should
-    leave alone (neutral captions), with weight mu = prior_weight. Departure: the ridge, which the paper does not have, so that
-    directions hardly any input uses stay near the base weights. Raises ValueError on shapes that do not fit, values
-    that are not finite and Grams that are not symmetric.
+    with ridge 0 the pseudo-inverse stands where the Grams are singular. prior_gram: C_0 (in, in), the Gram of inputs that the
+    update should leave alone (neutral captions), with weight mu = prior_weight. Departure: the ridge, which the paper does not
+    have, so that directions hardly any input uses stay near the base weights. Raises ValueError on shapes that do not fit,
+    values that are not finite and Grams that are not symmetric.
     """
     weights = _checked_weights(weights, deltas, grams)
     _check_equal_shapes("delta", deltas)
@@ -127,9 +127,9 @@ def constrained_merge(
     base: W_0 (out, in). regularization: K (n, in), token states on which the change (W - W_0) K^T is to be small. concepts:
     C (m, in). values: V (m, out). W = W_0 + (V^T - W_0 C^T) (d C^T)^-1 d with d = C (K^T K + lambda I)^-1 and lambda = ridge *
     tr(K^T K) / in. Departures: the ridge, without which fewer captions than the width leave K^T K singular (SDXL's is 2048); it
-    does not loosen the constraint. Repeated rows of C count once; the released code also
-    drops them, but with different values, where we raise. Raises ValueError too where rows of C depend on each other, or K^T K
-    is singular and the ridge 0.
+    does not loosen the constraint. Repeated rows of C count once, as in the released code; if their values differ, the
+    constraint cannot hold. Raises ValueError then, where other rows of C depend on each other, and where K^T K is singular and
+    the ridge 0.
     """
     _check_merge_shapes(base, regularization, concepts, values)
     kept = _first_of_each(concepts.double(), values.double())

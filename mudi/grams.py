@@ -40,11 +40,11 @@ class Grams:
         return self.keys[layer]
 
     def mean(self, layer: str) -> torch.Tensor:
-        """X^T X / n (in, in) in float64 of a layer's inputs X (n, in); ValueError if nothing ran through it."""
+        """X^T X / n (in, in) of a layer's inputs X (n, in), in the dtype it was summed in; ValueError if nothing ran through it."""
         key = self.key(layer)
         if not self.rows[key]:
             raise ValueError(f"the Gram of layer {layer!r} has no rows; run the UNet while collecting, with a mask that keeps some token")
-        return self.sums[key].double() / self.rows[key]
+        return self.sums[key] / self.rows[key]
 
 
 def attention_layers(unet: nn.Module, targets: Sequence[str] = LoraSettings().targets) -> list[str]:

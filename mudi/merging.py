@@ -66,8 +66,9 @@ def merge_fusion(
 ) -> tuple[State, dict[str, list[float | None]]]:  # fmt: skip
     """Gradient fusion of LoRAs, each with the Grams of its own concept: (state of rank sum r_i, errors of each concept by layer).
 
-    Layer by layer `fusion.fuse_low_rank` and `fusion.low_rank_error`; layers that share a Gram share its factorisation. The
-    errors are of the factors as returned. prior: Grams of inputs on which the update should vanish, with weight prior_weight.
+    Layer by layer `fusion.fuse_low_rank` and `fusion.low_rank_error`, computed where the first state lies; layers that share a
+    Gram share its factorisation. The errors are of the factors as returned. prior: Grams of inputs on which the update should
+    vanish, with weight prior_weight.
     """
     layers, weights = _checked(states, weights)
     if len(grams) != len(states):
@@ -80,8 +81,10 @@ def merge_fusion(
     for _, group in groupby(sorted(layers, key=shared), shared):
         group = list(group)
         name = group[0].removeprefix(PREFIX)
-        means = [of.mean(name) for of in grams]
-        solve = inverse_of(means, ridge, prior.mean(name) if prior and prior_weight else None, prior_weight)
+        device = states[0][group[0] + UP].device
+        means = [of.mean(name).to(device) for of in grams]
+        solve = inverse_of(means, ridge, prior.mean(name).to(device) if prior and prior_weight else None, prior_weight)
+        means = [mean.double() for mean in means]
         for layer in group:
             factors = [(state[layer + UP], state[layer + DOWN], 1.0) for state in states]
             up, down = fuse_low_rank(factors, means, weights, solve=solve)

@@ -33,29 +33,14 @@ def fits_alone(
     """
     require_own_identifiers(combination)
     named = owner.view(combination)
-    keys = [subject.key for subject in named.subjects]
-    folder = Path(owner.singles) if owner.singles else work_folder(out_dir) / "subjects"
+    keys, work = [subject.key for subject in named.subjects], work_folder(out_dir)
+    folder = Path(owner.singles) if owner.singles else work / "subjects"
 
     def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
-        mine = work_folder(out_dir) / place.name
-        return _put_in_place(single.train(backbone, alone, mine, seed, after(report, keys.index(alone.key) * single.steps)), place)
+        onwards = after(report, keys.index(alone.key) * single.steps)
+        return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
 
     return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
-
-
-def _put_in_place(made: Adapter, place: Path) -> Adapter:
-    """The adapter moved to `place`, or what lies there whole already: another process was quicker, and its fit may be in use."""
-    if (found := adapters.find(place)) is not None:
-        return found
-    shutil.rmtree(place, ignore_errors=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        made.path.rename(place)
-    except OSError:
-        if (found := adapters.find(place)) is None:
-            raise
-        return found
-    return replace(made, path=place)
 
 
 def alone_by(method: type[Alone], owner: Personalization) -> Alone:
@@ -95,8 +80,8 @@ def single_fits(
 
     `recipe` holds all that decides a fit beside the subject: the method and its hyperparameters. A subject counts by its
     words and the contents of its photos and masks, so that it is fitted once for all combinations that it is part of;
-    `seed` must not depend on the combination either. Two processes that fit one subject at once both finish; the one
-    that is last stays, and on one kind of device they are equal.
+    `seed` must not depend on the combination either. Two processes that fit one subject at once both finish; one of
+    the fits stays, and on one kind of device they are equal.
     """
     made = []
     for subject in combination.subjects:
@@ -104,6 +89,27 @@ def single_fits(
         alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
         made.append(adapters.find(place) or fit_one(alone, place, seed))
     return made
+
+
+def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adapter:
+    """What `train` leaves in the folder it is given, moved to `place`, or what another process has put there meanwhile.
+
+    Subjects are shared between combinations whose fits run at once. Two processes that fit one must not write the same
+    checkpoints, so each fits it in `work`, a folder that belongs to its own combination.
+    """
+    apart = work / place.name
+    made = adapters.find(apart) or train(apart)
+    if (found := adapters.find(place)) is not None:
+        return found
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.path.rename(place)
+    except OSError:
+        if (found := adapters.find(place)) is None:
+            raise
+        return found
+    return replace(made, path=place)
 
 
 def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:

@@ -14,7 +14,7 @@ from mudi.layout import require_layouts
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
 from mudi.methods.mudi import MuDI
-from mudi.personalization import SET_BY_RUNS
+from mudi.personalization import SET_BY_RUNS, Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
@@ -62,7 +62,7 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
 
 def named_prompts(config: RunConfig, combination: Combination, templates: Sequence[str]) -> Combination:
     """The combination as the user named it, with the prompts in which its method names it."""
-    viewed = METHODS[config.method.name](**hyperparameters_of(config)).view(combination)
+    viewed = method_of(config).view(combination)
     return dataclasses.replace(combination, prompts=plan.fill_prompts(viewed, templates, config.watched_prompts).prompts)
 
 
@@ -101,6 +101,11 @@ def hyperparameters_of(config: RunConfig) -> dict:
     if config.rounds and not METHODS[config.method.name].refits:
         raise ValueError(f"rounds = {config.rounds}: {config.method.name} leaves no LoRA for a refit to train; set rounds to 0")
     return values
+
+
+def method_of(config: RunConfig) -> Personalization:
+    """The run's method as its own frozen value."""
+    return METHODS[config.method.name](**hyperparameters_of(config))
 
 
 def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sampling: Sampling, weights: Models) -> dict:
@@ -184,7 +189,7 @@ def plan_round(config: RunConfig, combinations: list[Combination], adapters: lis
 
 
 def stage_settings(
-    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], samplings: dict[str, Sampling]
+    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], methods: dict[str, Personalization]
 ) -> StageSettings:
     """What the workers of a sweep are built from; subjects are detected and compared as the user named them."""
     return StageSettings(
@@ -194,7 +199,7 @@ def stage_settings(
             "detector": located(config.models.detector),
             "embedders": {kind: located(name) for kind, name in config.models.embedders.chosen.items()},
         },
-        samplings=samplings,
+        methods=methods,
         threshold=config.score.threshold,
         precision=config.precision,
         combinations={combination.key: combination for combination in combinations},

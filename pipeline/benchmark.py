@@ -38,7 +38,7 @@ def benchmark(
     config: BenchmarkConfig, arms: Arms, combinations: list[Combination], run_dir: Path, workers: Workers, progress: Progress
 ) -> None:
     """Run everything that `config` asks for and that is not in the opened `run_dir` yet; RunFailedError if too much is missing."""
-    samplings = {label: arm.options.sampling for label, arm in arms.items()}
+    methods = {label: arm.options for label, arm in arms.items()}
     jobs = with_priors(planning.first_fits(config, run_dir, arms, combinations), config.cluster, run_dir, workers, progress)
     _fit("fit", jobs, config, workers, progress)
     starts = _stored(config, run_dir, {label: arm for label, arm in arms.items() if not arm.refit}, arms, combinations)
@@ -46,7 +46,7 @@ def benchmark(
         pool, chunks = planning.pool_dir(run_dir), planning.pool_chunks(config, arms, combinations, starts)
         if not (pool / "candidates").is_dir():
             store.create_tables(pool)
-        draw_missing(pool, chunks, stage_settings(config, pool, combinations, samplings), config.cluster, workers, "pool", progress)
+        draw_missing(pool, chunks, stage_settings(config, pool, combinations, methods), config.cluster, workers, "pool", progress)
         kept = _select(config, pool, arms, combinations, starts)
         for cell in [cell for cell, chosen in kept.items() if not chosen]:
             journal.append_event(run_dir, event="nothing kept", cell=cell)
@@ -54,7 +54,7 @@ def benchmark(
     adapters = _stored(config, run_dir, arms, arms, combinations)
     store.write_fits(run_dir, "fits", _fit_rows(config, run_dir, arms, combinations, adapters))
     chunks = planning.evaluation_chunks(config, arms, combinations, adapters)
-    draw_missing(run_dir, chunks, stage_settings(config, run_dir, combinations, samplings), config.cluster, workers, "pictures", progress)
+    draw_missing(run_dir, chunks, stage_settings(config, run_dir, combinations, methods), config.cluster, workers, "pictures", progress)
     judge_missing(config, combinations, run_dir, workers, progress)
 
 

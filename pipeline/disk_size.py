@@ -38,8 +38,8 @@ CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_50
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Bytes of a whole run. adapters are exact but for some merges (`adapter_bytes`); checkpoints are the most that lie there
-    at once while fits run, and then none."""
+    """Bytes of a whole run. adapters are exact but for those of merges (`adapter_bytes`); checkpoints are the most that lie
+    there at once while fits run, and then none."""
 
     images: Range
     measured: bool

@@ -129,7 +129,8 @@ def _draw(
         stamps.append(time.perf_counter())
 
     segments = subject_segments(combination) if sampling.gamma else []
-    asked = Prompt(prompt_id="calibration", text=prompt)
+    # Guidance by layout looks for the subjects in the prompt, and `prompt` may be another combination's.
+    asked = Prompt(prompt_id="calibration", text=_prompt(combination) if sampling.layout_guidance else prompt)
     with peak_on(backbone.device) as peak:
         draw(backbone, combination, asked, range(batch), replace(sampling, steps=WARM_UP), segments)
         hooks = [backbone.unet.register_forward_pre_hook(stamp), backbone.unet.register_forward_hook(stamp)]

@@ -52,7 +52,7 @@ def _draw_and_select(
         return _kept(run_dir, combinations, round)
     began = time.perf_counter()
     chunks = assignments.plan_round(config, combinations, adapters, round)
-    settings = assignments.stage_settings(config, run_dir, combinations, {config.method.name: assignments.sampling_of(config)})
+    settings = assignments.stage_settings(config, run_dir, combinations, {config.method.name: assignments.method_of(config)})
     busy = draw_missing(run_dir, chunks, settings, config.cluster, workers, f"round {round} sweep", progress)
     seconds = {"fit": fit_seconds, "sweep": time.perf_counter() - began, **busy}
     kept = _select(config, run_dir, combinations, round)

@@ -22,7 +22,8 @@ from mudi.records import Adapter, Candidate, Combination, Detection, Prompt, Sco
 from pipeline import plan, store
 
 if TYPE_CHECKING:
-    from mudi.sampling import Sampling, Segments
+    from mudi.personalization import Personalization
+    from mudi.sampling import Segments
 
 IMAGES = pa.field("images", pa.list_(pa.large_binary()))
 BUSY = ("generate", "detect", "compare")
@@ -30,11 +31,12 @@ BUSY = ("generate", "detect", "compare")
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What every stage is built from: names and numbers, never models, so that it travels cheaply. `samplings` by method."""
+    """What every stage is built from: names and numbers, never models, so that it travels cheaply. `methods` say how
+    each draws and names subjects."""
 
     run_dir: str
     models: dict
-    samplings: dict[str, "Sampling"]
+    methods: dict[str, "Personalization"]
     threshold: float
     precision: str
     combinations: dict[str, Combination] = field(default_factory=dict)
@@ -92,16 +94,16 @@ class Generate:
         from pipeline.fit_job import device_name
 
         chunk = plan.from_row(only_row(table))
-        combination = self.settings.combinations[chunk.combination]
+        method = self.settings.methods[chunk.keys[0].method]
+        combination = method.view(self.settings.combinations[chunk.combination])
         if chunk.adapter_sha256 != self.loaded:
             adapters.put_on(self.backbone, _adapter(chunk))
             self.loaded = chunk.adapter_sha256
-        sampling = self.settings.samplings[chunk.keys[0].method]
-        if sampling.gamma and chunk.combination not in self.segments:
+        if method.sampling.gamma and chunk.combination not in self.segments:
             self.segments[chunk.combination] = subject_segments(combination)
         began = time.perf_counter()
         prompt = Prompt(prompt_id=chunk.prompt_id, text=chunk.prompt)
-        images = draw(self.backbone, combination, prompt, chunk.seeds, sampling, self.segments.get(chunk.combination, []))
+        images = draw(self.backbone, combination, prompt, chunk.seeds, method.sampling, self.segments.get(chunk.combination, []))
         return with_columns(
             table,
             images=(IMAGES.type, [image.tobytes() for image in images]),

@@ -21,6 +21,7 @@ from pipeline import plan
 from pipeline.fit_job import FitJob
 from pipeline.merge_rows import rows_besides
 
+CHECKPOINTS = "step-*.safetensors"
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 
 
@@ -255,12 +256,12 @@ def _alone(job: FitJob, options: Personalization, recipe: Mapping[str, object], 
 
 
 def _done_steps(folder: Path, steps: int, combined: Path | None = None) -> int:
-    """Of the fit in `folder`; a subject's own keeps its checkpoints with the combination that it is made for."""
+    """Of the fit in `folder`; a subject's own keeps its checkpoints with the combination that it is made for, in a folder of
+    its name or beside that."""
     if (folder / "manifest.json").is_file():
         return steps
-    mine = folder if combined is None else work_folder(combined) / folder.name
-    found = [path for work in (work_folder(mine), mine) for path in work.glob("step-*.safetensors")]
-    return max((int(path.stem.removeprefix("step-")) for path in found), default=0)
+    apart = folder if combined is None else work_folder(combined) / folder.name
+    return max((int(path.stem.removeprefix("step-")) for work in (apart, work_folder(apart)) for path in work.glob(CHECKPOINTS)), default=0)
 
 
 def draw_works(

@@ -1,6 +1,7 @@
 """From a run file and its folder to the work: the jobs and chunks that the run itself would make, none of them started."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,29 +26,37 @@ from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw
 def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
-    A combination folder that is not here is counted as two subjects without photos, and said in `assumed`. ValueError
-    if the run folder holds a run with other settings, which a start would refuse to go on with.
+    A combination folder that is not here is counted as the subjects that its prompts name, or two, without photos, and said in
+    `assumed`. ValueError if the run folder holds a run with other settings, which a start would refuse to go on with.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
-        _placeholder(folder.name) if folder in absent else load_combination(folder, config.queries.get(folder.name))
+        _placeholder(config, folder.name) if folder in absent else load_combination(folder, config.queries.get(folder.name))
         for folder in config.combinations
     ]
     run_dir = run_folder(config.runs, config.name)
     if isinstance(config, RunConfig):
         refuse_another_run(config, run_dir)
     count = f"{len(absent)} of {len(config.combinations)} combination folders"
-    notes = (f"{count} are not here (first {absent[0]}): counted as two subjects without photos",) if absent else ()
+    notes = (
+        (f"{count} are not here (first {absent[0]}): counted as the subjects that their prompts name, or two, without photos",)
+        if absent
+        else ()
+    )
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
     phases, shared = build(config, combinations, run_dir)
     return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)
 
 
-def _placeholder(name: str) -> Combination:
-    """Stands for photos that are not here yet: a pair, as most published combinations are, of classes that no other has."""
+def _placeholder(config: RunConfig | BenchmarkConfig, name: str) -> Combination:
+    """Stands for photos that are not here yet: the subjects that its prompts name by key, of classes that no other has, or a
+    pair, as most published combinations are."""
+    templates = evaluation_prompts(config, name) if isinstance(config, BenchmarkConfig) else templates_of(config, name)
+    named = dict.fromkeys(key for template in templates for key in re.findall(r"\{([^{}]*)\}", template) if key != "subjects")
+    keys = list(named) if len(named) > 1 else ["a", "b"]
     subjects = [
-        Subject(key=key, identifier=word, class_noun=f"{name} {key}", detection_query="subject", references=())
-        for key, word in (("a", "olis"), ("b", "hta"))
+        Subject(key=key, identifier=f"word{i}", class_noun=f"{name} {key}", detection_query="subject", references=())
+        for i, key in enumerate(keys)
     ]
     return Combination(key=name, subjects=tuple(subjects))
 

@@ -9,21 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DOGS
+from diffusers import UNet2DConditionModel
 from test_rounds import RUN_FILE, SMALL
 
 from mudi import adapters
-from mudi.adapters import WEIGHTS
+from mudi.adapters import WEIGHTS, LoraSettings
 from mudi.conditioning import encode_prompts
 from mudi.injection import ConceptPath, conducted, injected
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods.concept_conductor import ConceptConductor
 from mudi.methods.dreambooth import DreamBooth
 from mudi.sampling import Sampling
-from pipeline import assignments
+from mudi.singles import fit_apart
+from pipeline import assignments, rounds
 from pipeline.calibration import architecture_of
 from pipeline.config import load_run
 from pipeline.disk_size import adapter_bytes
-from pipeline.workload import count_draw
+from pipeline.plain import PLAIN
+from pipeline.run_folder import open_run
+from pipeline.workload import Counts, count_draw, total
 from pipeline.workload_of import workload_of
 
 SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given", negative_prompt=None)
@@ -86,12 +90,51 @@ def test_a_chunk_takes_as_many_rows_as_a_plan_counts(miniature, two_dogs, fitted
 
 
 def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
-    """Two files of one LoRA each, to the byte, and the numbers of one, which are what a fit trains at once."""
-    _, adapter, _ = fitted
+    """Two files of one LoRA each and as many of the subjects' own fits, to the byte; and the numbers that a fit trains at once."""
+    _, adapter, singles = fitted
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
     parameters, size = adapter_bytes(workload_of(config).fits[0], architecture_of(config))
-    assert size == sum(path.stat().st_size for path in adapter.path.glob("*.safetensors"))
+    assert size == sum(path.stat().st_size for folder in (adapter.path, singles) for path in folder.rglob("*.safetensors"))
     assert 2 * parameters == adapters.read_manifest(adapter.path)["parameters"]
+
+
+def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_used(miniature, tmp_path):
+    """Each fits in a folder of its own; what stands in the shared place by then stays, and a half made one does not."""
+    place = tmp_path / "subjects" / "digest"
+
+    def saved(folder, seed):
+        adapters.attach(miniature.unet, LoraSettings(rank=1, alpha=1), seed=seed)
+        return adapters.save(miniature, folder, LoraSettings(rank=1, alpha=1), method="m", combination="c", round=0, details={})
+
+    def while_another_does(folder):
+        other = saved(place, seed=2)
+        assert folder.parent == tmp_path / "work"
+        assert other != saved(folder, seed=1)
+        return adapters.find(folder)
+
+    ours = fit_apart(while_another_does, place, tmp_path / "work")
+    assert ours == adapters.find(place)
+    (place / WEIGHTS).write_bytes(b"half")
+    again = fit_apart(lambda folder: saved(folder, seed=3), place, tmp_path / "later")
+    assert again == adapters.find(place) != ours
+
+
+@pytest.mark.slow
+def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
+    """Fits of subjects alone, and a sweep by three paths, counted at the UNet; then nothing is left."""
+    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, *METHOD, "method.steps=3", "sampling.gamma=0.0"])
+    expected = total(workload_of(config).phases, whole=True)
+    counted = Counter()
+
+    def count(module, args, output):
+        if isinstance(module, UNet2DConditionModel):
+            counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    rounds.selftrain(config, assignments.load_combinations(config), open_run(config), PLAIN, lambda label, done, total: None)
+    hook.remove()
+    assert (counted.total(), counted["backward"]) == (expected.forward, expected.backward)
+    assert total(workload_of(config).phases, whole=False) == Counts()
 
 
 @pytest.mark.parametrize(

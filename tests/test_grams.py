@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from mudi.random_sdxl import empty_unet
 
 from mudi import adapters, grams
 from mudi.adapters import LoraSettings
 from mudi.grams import attention_layers, collecting, gram_bytes
+from mudi.random_weights import empty_unet
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 TOKENS = 10

@@ -108,9 +108,9 @@ def test_the_kl_is_zero_where_the_refinement_starts(miniature, two_dogs, tmp_pat
 
 
 def test_an_adapter_that_cannot_draw_its_subject_is_named(miniature, two_dogs, tmp_path):
-    """Nothing in a picture of a dog answers to "fish": after ten draws for the one picture, two batches of eight, that is said."""
-    subjects = tuple(replace(subject, detection_query="fish") for subject in two_dogs.subjects)
-    with pytest.raises(ValueError, match="alone drew exactly one 'fish' in 0 of 16 pictures, 1 are needed"):
+    """Nothing in a picture of a dog answers to "lighthouse": after ten draws for the one picture, two batches of eight, that is said."""
+    subjects = tuple(replace(subject, detection_query="lighthouse") for subject in two_dogs.subjects)
+    with pytest.raises(ValueError, match="alone drew exactly one 'lighthouse' in 0 of 16 pictures, 1 are needed"):
         MudiModular(**QUICK, **{**SELF, "self_steps": 1}).train(miniature, replace(two_dogs, subjects=subjects), tmp_path / "a", 1)
 
 

@@ -104,8 +104,7 @@ def trimmed(update):
 
 
 def test_ties_follows_its_three_steps():
-    """Trim each update to its larger half, elect the sign of the sum, average what agrees: written out here, at full rank. The
-    states are single products, so that rank is no limit: 9 is the narrowest layer's least side."""
+    """Trim each update to its larger half, elect the sign of the sum, average what agrees: written out here. Rank 9 is full for 9 x 10."""
     widths = {"layer": (9, 10)}
     states = [lora(seed, 9, widths) for seed in (0, 1)]
     stacked = torch.stack([trimmed(updates(state)["layer"]) for state in states])
@@ -170,7 +169,7 @@ def test_fusion_answers_each_concept_better_than_the_sum(concepts):
         for layer, update in fused.items():
             for state, of in zip(states, found):
                 rest = (update - updates(state)[layer]).double()
-                total += ((rest @ of.mean(layer)) * rest).sum()
+                total += ((rest @ of.mean(layer).double()) * rest).sum()
         return total
 
     assert objective(updates(merged)) < 0.5 * objective(summed)
@@ -190,7 +189,7 @@ def test_a_prior_shrinks_what_neutral_inputs_would_see(concepts):
     states, found = concepts
 
     def reach(fused):
-        return sum(((update.double() @ found[0].mean(layer)) * update).sum() for layer, update in updates(fused).items())
+        return sum(((update.double() @ found[0].mean(layer).double()) * update).sum() for layer, update in updates(fused).items())
 
     free, held = merge_fusion(states, found)[0], merge_fusion(states, found, prior=found[0], prior_weight=1e6)[0]
     assert reach(held) < 1e-4 * reach(free)

@@ -213,3 +213,9 @@ def test_guidance_by_layout_is_counted_as_the_hook_counts_it(miniature, two_dogs
     options = Sampling(steps=3, guidance_scale=None, cfg_plus_plus=0.5, gamma=0.0, layout_guidance=LayoutGuidance(steps=2))
     draw(miniature, pair, pair.prompts[0], [1, 2], options)
     assert rows_through_the_unet["forward only"] == 2 * passes_of_sampling(options) == 20
+
+
+def test_folders_that_are_not_here_have_the_subjects_that_their_prompts_name(tmp_path):
+    """Two, two, three and two subjects of 4000 steps each: 9 x 4000 for Cones 2 where nothing is shared."""
+    workload = workload_of(load_benchmark(Path("jobs/configs/benchmark_mcp.yaml"), [f"runs={tmp_path}"]))
+    assert sum(fit.steps for fit in workload.fits if fit.method == "cones2") == 9 * 4000
