@@ -95,6 +95,7 @@ def test_a_mask_does_not_go_with_dco():
     MixOfShow(objective="dco", masked_loss=False)
 
 
+@pytest.mark.slow
 def test_the_kl_is_zero_where_the_refinement_starts(miniature, two_dogs, tmp_path):
     """The loss of the first refining step is the same with weights 0 and 1e6: trained and reference adapter are both
     the merge. A step later the weight counts."""
@@ -164,6 +165,7 @@ def test_a_subject_outside_the_square_is_named():
         on_the_subject(Picture(wide.image[:, 24:72], wide, "", "", 0, "a00.png"), 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, {"merge": "fusion"}, {"objective": "dco"}, {"refine_steps": 0}])
 def test_a_plan_counts_the_rows_that_pass_the_unet(miniature, two_dogs, tmp_path, values):
     """Counted by a hook; the one picture of each subject is in the first batch of eight."""
@@ -181,6 +183,7 @@ def test_a_plan_counts_the_rows_that_pass_the_unet(miniature, two_dogs, tmp_path
     assert count_fit(fit_work(job, "a", method)).forward == 0
 
 
+@pytest.mark.slow
 def test_another_combinations_fit_of_the_same_subject_is_taken_as_it_is(miniature, two_dogs, tmp_path):
     """While this one fits its first subject, another process puts the same fit in place: that stays, with its files untouched."""
     method = MergedLoras(**QUICK, singles=str(tmp_path / "singles"))
