@@ -157,25 +157,15 @@ def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str,
     save_file(tensors, path, metadata=metadata)
 
 
-def _contents(folder: Path) -> list[Path]:
+def contents(folder: Path) -> list[Path]:
     """The files of an adapter's numbers, in a fixed order."""
     return [path for name in CONTENTS if (path := folder / name).is_file()] + sorted(folder.glob(CONCEPT.format("*")))
 
 
 def _contents_sha256(folder: Path) -> str:
     """The sha256 of the one weights file, or of the digests of all."""
-    digests = [file_sha256(path) for path in _contents(folder)]
+    digests = [file_sha256(path) for path in contents(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def payload_bytes(folder: Path) -> int:
-    """The bytes of a stored adapter's numbers, in the format they are stored in, without headers and manifest."""
-    total = 0
-    for path in _contents(folder):
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        total += path.stat().st_size - 8 - header
-    return total
 
 
 def read_manifest(folder: Path) -> dict:

@@ -27,7 +27,8 @@ def fits_alone(
     """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`.
 
     Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
-    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Raises ValueError before anything
+    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Each is made in the work folder, where
+    no other combination's fit of the same subject writes, and comes to its place whole. Raises ValueError before anything
     is fitted if subjects share an identifier.
     """
     require_own_identifiers(combination)
@@ -79,8 +80,8 @@ def single_fits(
 
     `recipe` holds all that decides a fit beside the subject: the method and its hyperparameters. A subject counts by its
     words and the contents of its photos and masks, so that it is fitted once for all combinations that it is part of;
-    `seed` must not depend on the combination either. Two processes that fit one subject at once both finish; the one
-    that is last stays, and on one kind of device they are equal.
+    `seed` must not depend on the combination either. Two processes that fit one subject at once both finish; one of
+    the fits stays, and on one kind of device they are equal.
     """
     made = []
     for subject in combination.subjects:

@@ -20,6 +20,7 @@ from mudi.detect import detect
 from mudi.examples import reference_pictures
 from mudi.metrics import METRICS
 from mudi.metrics.detect_and_compare import Compare
+from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination, Detection, Prompt
 from mudi.retrain import RetrainSettings, retrain
 from mudi.sampling import Sampling, draw, subject_segments
@@ -82,7 +83,9 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
         began = time.perf_counter()
         if work.retraining is None:
             # Class priors are rows like any other, so rows in their place cost the same and nothing need be drawn.
-            options = replace(work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows, singles=None)
+            options = replace(
+                work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows, singles=None, **_unmerged(work.options)
+            )
             # Of subjects that are fitted one by one a single one: between two of them lies more than a step.
             fitted = combination if work.alone is None else replace(combination, subjects=combination.subjects[:1])
             first.setdefault(_family(work), options.train(backbone, fitted, folder, 0, report))
@@ -95,6 +98,12 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
     steps = list(np.diff(stamps))
     other = max(0.0, ended - began - sum(steps) - float(np.mean(steps)))
     return spread([float(step) for step in steps], other=other, peak_bytes=peak(), source="two steps")
+
+
+def _unmerged(options: Personalization) -> dict:
+    """What a method that merges several subjects must leave out to be timed on one: its merge and what follows."""
+    plain = {"merge": "sum", "merge_rank": None, "refine_steps": 0}
+    return {name: value for name, value in plain.items() if hasattr(options, name)}
 
 
 def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:

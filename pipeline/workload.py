@@ -19,6 +19,7 @@ from mudi.singles import single_folder
 from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
+from pipeline.merge_rows import rows_besides
 
 CHECKPOINTS = "step-*.safetensors"
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
@@ -29,6 +30,7 @@ class FitWork:
     """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
     of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there. photos: of the combination.
     alone: how many subjects are fitted one by one, those left out that an earlier fit of the plan makes; None if all together.
+    besides: rows forward and backward that a merge of such fits takes besides their steps (`pipeline.merge_rows`).
     """
 
     owner: str
@@ -45,6 +47,7 @@ class FitWork:
     photos: int
     folder: Path
     alone: int | None = None
+    besides: tuple[int, int] = (0, 0)
 
     @property
     def done(self) -> bool:
@@ -182,7 +185,8 @@ def count_fit(fit: FitWork, *, whole: bool = False) -> Counts:
     steps = fit.steps if whole else fit.left
     rows = steps * fit.accumulation * fit.rows
     drift = 2 * len(DRIFT_TIMES) * fit.photos if fit.retraining else 0
-    return Counts(fits=1, steps=steps, examples=rows, forward=rows * (1 + fit.references) + drift, backward=rows)
+    forward, backward = rows * (1 + fit.references) + drift + fit.besides[0], rows + fit.besides[1]
+    return Counts(fits=1, steps=steps, examples=backward, forward=forward, backward=backward)
 
 
 def count_draw(draw: DrawWork) -> Counts:
@@ -228,15 +232,17 @@ def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Pat
     else:
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
-    steps, done, alone = job.steps, _done_steps(folder, job.steps), None
+    steps, done, alone, besides = job.steps, _done_steps(folder, job.steps), None, (0, 0)
     if retraining is None and (recipe := options.single_recipe(job.combination)) is not None:
         mine = _alone(job, options, recipe, set() if planned is None else planned)
         together = job.steps - options.steps * len(job.combination.subjects)
         steps, alone = options.steps * len(mine) + together, len(mine)
         done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
+        besides = rows_besides(options, len(mine), together, photos, rows, references)
     return FitWork(
         owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
         done_steps=done, accumulation=accumulation, rows=rows, references=references, photos=photos, folder=folder, alone=alone,
+        besides=besides,
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Methods that fit each subject alone: what combinations share, what is refused first, what a refinement starts from."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from mudi import adapters, tokens
+from mudi import adapters, models, tokens
 from mudi.augment import Segment
 from mudi.examples import Picture, reference_pictures, square_photo
 from mudi.methods.merged_loras import MergedLoras
@@ -14,6 +15,8 @@ from mudi.methods.mix_of_show import EDLora, MixOfShow, on_the_subject
 from mudi.methods.mudi_modular import MudiModular
 from mudi.objectives import denoising_loss
 from mudi.sampling import Sampling
+from pipeline.fit_job import FitJob
+from pipeline.workload import count_fit, fit_work
 
 QUICK = {
     "steps": 2, "batch": 1, "accumulation": 1, "learning_rate": 1e-2, "rank": 2, "objective": "denoising",
@@ -159,3 +162,38 @@ def test_a_subject_outside_the_square_is_named():
     wide = Segment(np.zeros((48, 96, 3), np.uint8), mask)
     with pytest.raises(ValueError, match=r"a00\.png: its subject lies outside"):
         on_the_subject(Picture(wide.image[:, 24:72], wide, "", "", 0, "a00.png"), 12)
+
+
+@pytest.mark.parametrize("values", [{}, {"merge": "fusion"}, {"objective": "dco"}, {"refine_steps": 0}])
+def test_a_plan_counts_the_rows_that_pass_the_unet(miniature, two_dogs, tmp_path, values):
+    """Counted by a hook; the one picture of each subject is in the first batch of eight."""
+    method = MudiModular(**{**QUICK, **SELF, **values})
+    job = FitJob(
+        label="a", combination=two_dogs, method=method.name, hyperparameters={}, backbone="miniature", precision="float32",
+        out_dir=str(tmp_path / "a"), seed=1, steps=method.steps_in_all(2),
+    )  # fmt: skip
+    planned = count_fit(fit_work(job, "a", method))
+    passed = Counter()
+    handle = miniature.unet.register_forward_hook(lambda *call: passed.update({call[-1].sample.requires_grad: len(call[-1].sample)}))
+    method.train(miniature, two_dogs, tmp_path / "a", 1)
+    handle.remove()
+    assert (planned.backward, planned.forward) == (passed[True], passed.total())
+    assert count_fit(fit_work(job, "a", method)).forward == 0
+
+
+def test_another_combinations_fit_of_the_same_subject_is_taken_as_it_is(miniature, two_dogs, tmp_path):
+    """While this one fits its first subject, another process puts the same fit in place: that stays, with its files untouched."""
+    method = MergedLoras(**QUICK, singles=str(tmp_path / "singles"))
+    other = {}
+
+    def meanwhile(step, loss):
+        if step == 1 and not other:
+            other["running"] = True
+            replace(method, singles=str(tmp_path / "quick")).train(models.load("miniature"), two_dogs, tmp_path / "other", 1)
+            (tmp_path / "quick").rename(tmp_path / "singles")
+            other.update({p: p.stat().st_mtime_ns for p in (tmp_path / "singles").rglob("*") if p.is_file()})
+
+    adapter = method.train(miniature, two_dogs, tmp_path / "a", 1, meanwhile)
+    del other["running"]
+    assert other == {p: p.stat().st_mtime_ns for p in (tmp_path / "singles").rglob("*") if p.is_file()}
+    assert adapter.sha256 == adapters.find(tmp_path / "other").sha256
