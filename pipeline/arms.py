@@ -98,6 +98,11 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
     return resolved
 
 
+def samplings_of(arms: Mapping[str, ResolvedArm]) -> dict[str, Sampling]:
+    """How each arm draws, by its place in the file."""
+    return {f"methods.{label}.sampling": arm.options.sampling for label, arm in arms.items()}
+
+
 def _defaults(config: BenchmarkConfig, method: str | None) -> dict:
     known = {field.name for field in fields(METHODS[method])} if method in METHODS else set()
     return {key: value for key, value in config.defaults.items() if key in known}
