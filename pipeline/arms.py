@@ -76,6 +76,8 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
             if arm.refit and not METHODS[source.method].refits:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, asdict(source.options.sampling)
+            if arm.refit and not METHODS[method].refits:
+                raise ValueError(f"methods.{label}: refit.of {origin!r} is {method}, which leaves no LoRA to train on; refit another arm")
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
             f"methods.{label}",
