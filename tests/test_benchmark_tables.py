@@ -252,5 +252,5 @@ def test_the_paper_s_numbers_can_be_kept_out_of_a_table(tmp_path):
     run_dir = benchmark_run(tmp_path, lambda *_: {DNC: 0.5})
     facts = json.loads((run_dir / "run.json").read_text())
     facts["config"]["tables"][0]["paper"] = False
-    publish(run_dir / "run.json", json.dumps(facts).encode())
+    publish(run_dir, "run.json", json.dumps(facts).encode())
     assert cell(benchmark(run_dir), "mudi").published is None
