@@ -9,6 +9,7 @@ from mudi import adapters, tokens
 from mudi.adapters import WEIGHTS
 from mudi.dataset import require_masks
 from mudi.methods import METHODS
+from mudi.methods.cones2 import Cones2
 from mudi.methods.custom_diffusion import CustomDiffusion
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
@@ -25,7 +26,7 @@ SHORT = {"rank": 4, "self_images": 1, "self_steps": 8, "self_guidance_scale": 2.
 
 
 def quick(method, **values):
-    objective = {} if method in (TextualInversion, MixOfShow) else {"objective": "dco"}
+    objective = {} if method in (TextualInversion, MixOfShow, Cones2) else {"objective": "dco"}
     own = {field.name for field in fields(method)}
     return method(**QUICK, **objective, **{name: value for name, value in SHORT.items() if name in own}, **values)
 
