@@ -292,9 +292,7 @@ def put_matrices(
     state = {key.removeprefix("unet."): value for key, value in state.items()}
     attach(unet, settings, seed=0, name=name)
     present = set(get_peft_model_state_dict(unet, adapter_name=name))
-    if unmatched := sorted(present ^ set(state)):
-        raise ValueError(
-            f"{origin}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; was it fitted on another model?"
-        )
+    if odd := sorted(present ^ set(state)):
+        raise ValueError(f"{origin}: {len(odd)} matrices do not match this UNet, such as {odd[0]}; was it fitted on another model?")
     set_peft_model_state_dict(unet, state, adapter_name=name)
     activate(unet, name)
