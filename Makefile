@@ -13,6 +13,7 @@ smoke: .venv/ready
 	$(BIN)/mudi benchmark jobs/configs/benchmark_smoke.yaml
 results: .venv/ready
 	$(BIN)/mudi benchmark jobs/configs/benchmark_miniature.yaml && $(BIN)/mudi report runs/benchmark_miniature --export docs/results
+	$(BIN)/mudi benchmark jobs/configs/benchmark_composition.yaml && $(BIN)/mudi report runs/benchmark_composition --export docs/results
 miniature: .venv/ready
 	$(BIN)/mudi miniature train --work runs/miniature-training && $(BIN)/mudi miniature check
 bench: .venv/ready

@@ -29,6 +29,7 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.benchmark_folder import check_metrics, open_benchmark
     from pipeline.cluster import connected
     from pipeline.drawing import Workers
+    from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
     from pipeline.run_folder import folder_sha256, run_folder, sole_driver
@@ -38,6 +39,7 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     run_folder(config.runs, config.name)
     check_models(config)
     resolved = arms.resolve(config)
+    check_levels(config, arms.samplings_of(resolved))
     combinations = arms.load_combinations(config, resolved)
     check_metrics(config, combinations)
     inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}

@@ -26,6 +26,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.cluster import connected
     from pipeline.config import load_run
     from pipeline.drawing import Workers
+    from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
     from pipeline.run_folder import folder_sha256, open_run, run_folder, sole_driver
@@ -36,6 +37,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     run_folder(config.runs, config.name)
     assignments.check_models(config)
     assignments.hyperparameters_of(config)
+    check_levels(config, {"sampling": assignments.sampling_of(config)})
     combinations = assignments.load_combinations(config)
     inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}
     with connected(config.cluster), ExitStack() as stack:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from mudi.adapters import LoraSettings
+from mudi.adapters import LoraSettings, contents
 from mudi.encoder_tuning import lora_numbers, whole_numbers
 from mudi.full_sizes import FAMILIES
 
@@ -141,3 +141,13 @@ def _transformer_blocks(unet: Mapping) -> list[tuple[str, int]]:
 
 def _for_each(value: int | Sequence[int], blocks: int) -> list[int]:
     return [value] * blocks if isinstance(value, int) else list(value)
+
+
+def payload_bytes(folder: Path) -> int:
+    """The bytes of a stored adapter's numbers, in the format they are stored in, without headers and manifest."""
+    total = 0
+    for path in contents(folder):
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        total += path.stat().st_size - 8 - header
+    return total

@@ -157,25 +157,15 @@ def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str,
     save_file(tensors, path, metadata=metadata)
 
 
-def _contents(folder: Path) -> list[Path]:
+def contents(folder: Path) -> list[Path]:
     """The files of an adapter's numbers, in a fixed order."""
     return [path for name in CONTENTS if (path := folder / name).is_file()] + sorted(folder.glob(CONCEPT.format("*")))
 
 
 def _contents_sha256(folder: Path) -> str:
     """The sha256 of the one weights file, or of the digests of all."""
-    digests = [file_sha256(path) for path in _contents(folder)]
+    digests = [file_sha256(path) for path in contents(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def payload_bytes(folder: Path) -> int:
-    """The bytes of a stored adapter's numbers, in the format they are stored in, without headers and manifest."""
-    total = 0
-    for path in _contents(folder):
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        total += path.stat().st_size - 8 - header
-    return total
 
 
 def read_manifest(folder: Path) -> dict:
@@ -302,9 +292,7 @@ def put_matrices(
     state = {key.removeprefix("unet."): value for key, value in state.items()}
     attach(unet, settings, seed=0, name=name)
     present = set(get_peft_model_state_dict(unet, adapter_name=name))
-    if unmatched := sorted(present ^ set(state)):
-        raise ValueError(
-            f"{origin}: {len(unmatched)} matrices do not match this UNet, such as {unmatched[0]}; was it fitted on another model?"
-        )
+    if odd := sorted(present ^ set(state)):
+        raise ValueError(f"{origin}: {len(odd)} matrices do not match this UNet, such as {odd[0]}; was it fitted on another model?")
     set_peft_model_state_dict(unet, state, adapter_name=name)
     activate(unet, name)

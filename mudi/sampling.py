@@ -108,8 +108,8 @@ class Start:
 def start_of(seed: int, segments: Segments, options: Sampling, layouts: Sequence[Sequence[Box]]) -> tuple[Start, np.random.Generator]:
     """The references and the layout that a candidate's seed chooses, and the generator that chose them.
 
-    References come first, so that they are the same with any layout, and the layout is the same whether
-    initialization, attention or both follow it.
+    References come first, so that they are the same with any layout, and the layout is the same whether initialization
+    alone or attention as well follows it. With gamma 0 there are no references to choose, and a seed has another layout.
     """
     rng = np.random.default_rng(seed)
     chosen = tuple(cut_outs[rng.integers(len(cut_outs))] for cut_outs in segments)

@@ -76,6 +76,8 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
             if arm.refit and not METHODS[source.method].refits:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, asdict(source.options.sampling)
+            if arm.refit and not METHODS[method].refits:
+                raise ValueError(f"methods.{label}: refit.of {origin!r} is {method}, which leaves no LoRA to train on; refit another arm")
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
             f"methods.{label}",
@@ -96,6 +98,11 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
                 f"methods.{label}: refit.pool {arm.refit.pool} differs from that of another refit of {arm.refit.of}; give one size"
             )
     return resolved
+
+
+def samplings_of(arms: Mapping[str, ResolvedArm]) -> dict[str, Sampling]:
+    """How each arm draws, by its place in the file."""
+    return {f"methods.{label}.sampling": arm.options.sampling for label, arm in arms.items()}
 
 
 def _defaults(config: BenchmarkConfig, method: str | None) -> dict:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mudi import adapters as storage
+from mudi.adapter_size import payload_bytes
 from mudi.metrics import METRICS
 from mudi.records import Adapter, Combination
 from mudi.selection import select_top
@@ -129,7 +130,7 @@ def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: 
                 "parameters": manifest["parameters"], "kept": manifest.get("kept"), "drift": manifest.get("drift"),
                 "seconds": cost.get("seconds") if owner == label else None, "shared_with": None if owner == label else owner,
                 "device": cost.get("device"), "peak_bytes": cost.get("peak_bytes"),
-                "payload_bytes": storage.payload_bytes(adapter.path) // subjects[combination],
+                "payload_bytes": payload_bytes(adapter.path) // subjects[combination],
             }
         )  # fmt: skip
     return rows

@@ -87,6 +87,8 @@ class TableSpec(Settings):
     """Its rows."""
     metrics: Annotated[tuple[Label, ...], Field(min_length=1)]
     """Its columns: names of scores."""
+    paper: bool = True
+    """Whether the MuDI paper's numbers stand beside methods of the same name; false where such a name means something else."""
 
 
 class ClaimSpec(Settings):

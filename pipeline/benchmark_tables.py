@@ -6,6 +6,7 @@ is not given.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def _per_combination(plan: Plan, groups: Mapping[str, pd.DataFrame]) -> dict[str
 def _table(settings: Mapping[str, Any], cells: Mapping[tuple[str, str], Cell]) -> Table:
     methods, metrics = tuple(settings["methods"]), tuple(settings["metrics"])
     chosen = tuple(cells[method, metric] for method in methods for metric in metrics)
+    if not settings.get("paper", True):
+        chosen = tuple(replace(cell, published=None) for cell in chosen)
     return Table(name=settings["name"], title=settings["title"], methods=methods, metrics=metrics, cells=chosen)
 
 

@@ -39,11 +39,13 @@ def _mistake(check: Check) -> str | None:
 def _run_checks(config: RunConfig, combinations: Sequence[Combination]) -> Iterator[Check]:
     """What `mudi selftrain` asks of its file before it starts. Imported here: folders are checked without torch."""
     from pipeline import assignments
+    from pipeline.layout_levels import check_levels
     from pipeline.run_folder import run_folder
 
     yield partial(run_folder, config.runs, config.name)
     yield partial(assignments.check_models, config)
     yield partial(assignments.hyperparameters_of, config)
+    yield lambda: check_levels(config, {"sampling": assignments.sampling_of(config)})
     yield partial(assignments.check_queries, config)
     for combination in combinations:
         yield partial(assignments.with_prompts, config, combination)
@@ -53,6 +55,7 @@ def _benchmark_checks(config: BenchmarkConfig, combinations: Sequence[Combinatio
     """The same of `mudi benchmark`. Arms that cannot be resolved say nothing about the combinations."""
     from pipeline import arms, assignments
     from pipeline.benchmark_folder import check_metrics
+    from pipeline.layout_levels import check_levels
     from pipeline.run_folder import run_folder
 
     yield partial(run_folder, config.runs, config.name)
@@ -61,5 +64,6 @@ def _benchmark_checks(config: BenchmarkConfig, combinations: Sequence[Combinatio
     yield partial(arms.resolve, config)
     if _mistake(partial(arms.resolve, config)) is None:
         resolved = arms.resolve(config)
+        yield partial(check_levels, config, arms.samplings_of(resolved))
         for combination in combinations:
             yield partial(arms.with_prompts, config, resolved, combination)

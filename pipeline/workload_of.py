@@ -26,8 +26,8 @@ from pipeline.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw
 def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
-    A combination folder that is not here is counted as the subjects that its prompts name, or two, without photos, and said in
-    `assumed`. ValueError if the run folder holds a run with other settings, which a start would refuse to go on with.
+    A combination folder that is not here is counted as the subjects that its prompts name, or two, without photos, and said
+    in `assumed`. ValueError if the run folder holds a run with other settings, which a start would refuse to go on with.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
@@ -38,11 +38,8 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     if isinstance(config, RunConfig):
         refuse_another_run(config, run_dir)
     count = f"{len(absent)} of {len(config.combinations)} combination folders"
-    notes = (
-        (f"{count} are not here (first {absent[0]}): counted as the subjects that their prompts name, or two, without photos",)
-        if absent
-        else ()
-    )
+    counted = "counted as the subjects that their prompts name, or two, without photos"
+    notes = (f"{count} are not here (first {absent[0]}): {counted}",) if absent else ()
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
     phases, shared = build(config, combinations, run_dir)
     return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)

@@ -84,6 +84,7 @@ MISTAKES = {
     "  odd: {like: odd}": "derived from itself (odd -> odd)",
     "  odd: {refit: {of: again}}": "is itself a refit",
     "  odd: {refit: {of: mudi, pool: 5}}": "refit.pool",
+    "  odd: {method: textual_inversion}\n  more: {refit: {of: odd}}": "leaves no LoRA",
     "  odd: {method: mudee}": "methods.odd.name = 'mudee': allowed are mudi",
     "  odd: {method: mudi, stepps: 3}": "methods.odd.stepps: mudi has no such hyperparameter; did you mean 'steps'?",
     "  odd: {method: mudi, steps: 0}": "methods.odd.steps = 0",

@@ -1,6 +1,7 @@
 """A benchmark's tables: hand-derived cells, verdicts, what is missing by name, and the paper's numbers apart."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -244,3 +245,12 @@ def test_tables_build_without_torch_and_ray():
     code = "import sys, pipeline.benchmark_tables, pipeline.compare; print([m for m in ('torch', 'ray') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_paper_s_numbers_can_be_kept_out_of_a_table(tmp_path):
+    """An arm that happens to be named as the paper's method, but is drawn otherwise, must not stand beside its number."""
+    run_dir = benchmark_run(tmp_path, lambda *_: {DNC: 0.5})
+    facts = json.loads((run_dir / "run.json").read_text())
+    facts["config"]["tables"][0]["paper"] = False
+    publish(run_dir, "run.json", json.dumps(facts).encode())
+    assert cell(benchmark(run_dir), "mudi").published is None

@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from test_rounds import RUN_FILE, SMALL
 
 from mudi import adapters
+from mudi.adapter_size import payload_bytes
 from mudi.adapters import WEIGHTS, LoraSettings
 from mudi.conditioning import encode_prompts
 from mudi.injection import ConceptPath, conducted, injected
@@ -59,7 +60,7 @@ def test_the_adapter_holds_the_fit_of_each_subject_alone(miniature, two_dogs, fi
     assert files[0] != files[1]
     manifest = adapters.read_manifest(adapter.path)
     assert [concept["phrase"] for concept in manifest["concepts"]] == [subject.phrase for subject in two_dogs.subjects]
-    assert adapters.payload_bytes(adapter.path) == 4 * manifest["parameters"]
+    assert payload_bytes(adapter.path) == 4 * manifest["parameters"]
 
 
 def test_subjects_are_not_fitted_again_for_another_combination(miniature, two_dogs, fitted, tmp_path):

@@ -1,5 +1,6 @@
 """Cones 2: residuals of class nouns, learnt alone, put together, and nothing else changed."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,15 @@ from mudi.residuals import Residual
 from mudi.retrain import RetrainSettings, retrain
 from mudi.spans import token_spans
 from mudi.word_residual import ResidualSettings, learn_residual, preservation
+from pipeline import assignments
+from pipeline.calibration import architecture_of
+from pipeline.config import load_run
+from pipeline.disk_size import adapter_bytes
+from pipeline.fit_job import run_job
 from pipeline.plan import fill_prompts
+from pipeline.run_folder import run_folder
+from pipeline.workload import total
+from pipeline.workload_of import workload_of
 
 TUNINGS = ("text_lora", "text_full", "direct")
 
@@ -138,6 +147,18 @@ def test_no_step_leaves_a_residual_of_zero_for_every_token_of_the_noun(backbone,
     assert torch.equal(learnt.values, torch.zeros(tokens, width(backbone)))
 
 
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_a_model_with_one_encoder_is_tuned_and_put_back_too(tmp_path, tuning):
+    """The residual is as wide as its only encoder, whose last states are taken and which has no pooled text."""
+    backbone = models.load("miniature-sd")
+    before = snapshot(backbone)
+    moved = learn(backbone, "dog", tmp_path / "one", tuning, steps=1).values
+    assert moved.any()
+    assert moved.shape == (1, backbone.text_encoder.config.hidden_size)
+    assert torch.equal(learn(backbone, "dog", tmp_path / "none", tuning).values, torch.zeros_like(moved))
+    assert unchanged(backbone, before)
+
+
 @pytest.mark.parametrize("preserve_prompts", ["instance", "templates"])
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_encoders_are_bit_for_bit_what_they_were(backbone, tmp_path, tuning, preserve_prompts):
@@ -238,6 +259,32 @@ def test_the_manifest_tells_payload_format_and_model_together(backbone, tmp_path
     assert (said["tokens"], said["payload_bytes"], said["dtype"], said["backbone"]) == (1, 4 * 112, "float32", "miniature")
     assert manifest["hyperparameters"]["learning_rate"] == 1e-3
     assert manifest["final_loss"] == pytest.approx(np.mean([manifest["residuals"][key]["final_loss"] for key in "ab"]))
+
+
+def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
+    """The same two dogs in two folders: 2 subjects x 2 steps, all with the first; three files of residuals for each folder but
+    the subjects' own only once; after the first fit nothing is left of the second."""
+    for name in ("one", "other"):
+        shutil.copytree(DOGS, tmp_path / name)
+    method = "method={name: cones2, tuning: direct, steps: 2, descriptive_class: false}"
+    folders = f"combinations=[{tmp_path / 'one'},{tmp_path / 'other'}]"
+    config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"])
+    counts = total(workload_of(config).phases, whole=True)
+    assert (counts.fits, counts.steps, counts.backward) == (2, 4, 4)
+    predicted = sum(adapter_bytes(fit, architecture_of(config))[1] for fit in workload_of(config).fits)
+    combinations = assignments.load_combinations(config)
+    jobs = assignments.first_fits(config, run_folder(config.runs, config.name), combinations)
+    assert combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
+    for job in jobs:
+        run_job(job, "cpu")
+        assert total(workload_of(config).phases, whole=False).steps == 0
+    assert predicted == sum(path.stat().st_size for path in tmp_path.rglob("residuals.safetensors"))
+
+
+def test_rounds_of_self_training_are_refused_before_anything_is_fitted(tmp_path):
+    config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "method={name: cones2}", "rounds=1"])
+    with pytest.raises(ValueError, match="rounds = 1: cones2 leaves no LoRA for a refit to train; set rounds to 0"):
+        assignments.load_combinations(config)
 
 
 def test_a_refit_of_a_method_without_lora_is_refused(backbone, tmp_path, two_dogs):

@@ -35,6 +35,20 @@ def column(page: str, heading: str, name: str) -> int:
     return [cell.strip().split(" ")[0] for cell in header.strip("|").split("|")].index(name)
 
 
+@pytest.mark.parametrize(
+    ("heading", "method", "metric"),
+    [
+        ("Cones 2, its improvements, merges, MuDI, mean and 95 % interval", "cones2_v1", "oracle_identity"),
+        ("MuDI's adapter by guidance, padding and what places the subjects, mean and 95 % interval", "mudi_init_pp", "oracle_success"),
+    ],
+)
+def test_a_cell_of_what_composes_is_the_mean_of_its_scores(page, heading, method, metric):
+    """The same of the second run on the page."""
+    stored = pd.read_parquet(DOCS / "results.parquet").astype({"value": float})
+    mine = stored[(stored["run"] == "benchmark_composition") & (stored["method"] == method) & (stored["metric"] == metric)]
+    assert row(page, heading, method)[column(page, heading, metric)].split(" ")[0] == f"{mean_by_hand(mine):.3f}"
+
+
 def mean_by_hand(values: pd.DataFrame) -> float:
     """Images of a cell, then the cells of a combination, then combinations: each level a plain mean."""
     cells = values.groupby(["combination", "fit", "prompt_id"], observed=True)["value"].mean()

@@ -29,6 +29,12 @@ class Cones2(Personalization):
     A subject is named by its class noun alone, without an identifier, in training as in prompts; two of the same noun
     take its occurrences in turn. Photos are trained with the bare noun for a prompt, whatever their captions say. The
     guidance scale is the release's.
+
+    Measured on the miniature, one subject each of two tuning pairs, 100 steps, batch 6: the denoising loss of its photos
+    (ten times, "a photo of a NOUN") falls from 0.0654 and 0.0574 to 0.0650 and 0.0572 with "direct" at 1e-3, 0.0628 and
+    0.0548 at 1e-2, 0.0613 and 0.0526 at 5e-2, where drawn pictures show the subject's colours and clothes. With "text_lora",
+    on the first subject, it falls to 0.0653 at 1e-4, 0.0642 at 1e-3 and 0.0636 at 5e-3. So for some hundred steps of
+    the miniature take 5e-2 and 1e-3 to 5e-3; the defaults are for the 4000 steps of a full model.
     """
 
     name: ClassVar[str] = "cones2"

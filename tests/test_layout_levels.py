@@ -1,0 +1,49 @@
+"""Attention that the backbone does not have is refused with the file's own words, before anything is loaded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mudi.layout_guidance import LayoutGuidance
+from mudi.sampling import Sampling
+from pipeline.config import load_run
+from pipeline.layout_levels import check_levels
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_of(backbone: str):
+    return load_run(Path("jobs/configs/miniature.yaml"), [f"models.backbone={backbone}"])
+
+
+@pytest.mark.parametrize(("backbone", "levels", "refused"), [
+    ("miniature", "all", False), ("miniature", "v1", True), ("miniature", (1,), True), ("miniature", (2,), False),
+    ("miniature-sd", "v1", False), ("miniature-sd", (4,), True),
+    ("random-sdxl", "v1", False), ("random-sdxl", (2, 4), False), ("random-sd15", (1, 2, 4, 8), False), ("random-sd21", (16,), True),
+])  # fmt: skip
+def test_the_levels_of_each_backbone(backbone, levels, refused):
+    """Cross-attention: the miniature at factor 2 alone, its one-encoder sister at 1 and 2, SDXL at 2 and 4, SD 1.5 and 2.1 at 1 to 8."""
+    asked = {"sampling": Sampling(gamma=0.0, layout_guidance=LayoutGuidance(levels=levels))}
+    if refused:
+        with pytest.raises(ValueError, match=r"sampling\.layout_guidance\.levels = .*factor"):
+            check_levels(run_of(backbone), asked)
+    else:
+        check_levels(run_of(backbone), asked)
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("sampling.layout_guidance={levels: v1}", "sampling.layout_guidance.levels"),
+    ("sampling.cfg_plus_plus=0.6", "sampling.guidance_scale"),
+    ("sampling={guidance_scale: null, cfg_plus_plus: 0.6, scheduler: dpmpp_2m}", "sampling.cfg_plus_plus"),
+])  # fmt: skip
+def test_a_run_that_cannot_work_is_one_line_and_leaves_nothing(tmp_path, override, said):
+    """Exit status 2, within seconds: no model is loaded and no folder made."""
+    command = [sys.executable, "-m", "jobs.selftrain", "jobs/configs/miniature.yaml", "--set", f"runs={tmp_path}", "--set", override]
+    finished = subprocess.run([*command, "--set", "sampling.gamma=0"] if "gamma" not in override else command, cwd=ROOT,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+    assert finished.returncode == 2, finished.stderr
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
+    assert said in line
+    assert not list(tmp_path.iterdir())
