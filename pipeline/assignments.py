@@ -105,7 +105,8 @@ def hyperparameters_of(config: RunConfig) -> dict:
 
 def method_of(config: RunConfig) -> Personalization:
     """The run's method as its own frozen value."""
-    return METHODS[config.method.name](**hyperparameters_of(config))
+    values = hyperparameters_of(config)
+    return METHODS[config.method.name](**values)
 
 
 def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sampling: Sampling, weights: Models) -> dict:
