@@ -37,7 +37,10 @@ def _mistake(check: Check) -> str | None:
 
 
 def _run_checks(config: RunConfig, combinations: Sequence[Combination]) -> Iterator[Check]:
-    """What `mudi selftrain` asks of its file before it starts. Imported here: folders are checked without torch."""
+    """What `mudi selftrain` asks of its file before it starts. Imported here: folders are checked without torch.
+
+    A method that is none says nothing about the combinations, which are named as it names them.
+    """
     from pipeline import assignments
     from pipeline.layout_levels import check_levels
     from pipeline.run_folder import run_folder
@@ -47,8 +50,9 @@ def _run_checks(config: RunConfig, combinations: Sequence[Combination]) -> Itera
     yield partial(assignments.hyperparameters_of, config)
     yield lambda: check_levels(config, {"sampling": assignments.sampling_of(config)})
     yield partial(assignments.check_queries, config)
-    for combination in combinations:
-        yield partial(assignments.with_prompts, config, combination)
+    if _mistake(partial(assignments.hyperparameters_of, config)) is None:
+        for combination in combinations:
+            yield partial(assignments.with_prompts, config, combination)
 
 
 def _benchmark_checks(config: BenchmarkConfig, combinations: Sequence[Combination]) -> Iterator[Check]:
