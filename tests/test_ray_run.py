@@ -19,7 +19,7 @@ from pipeline.run_folder import open_run
 
 ROOT = Path(__file__).parent.parent
 # Chunks of one and slow sampling, so that a sweep lasts long enough to be killed in the middle.
-OVERRIDES = (*SMALL, "candidates=12", "sampling.batch=1", "sampling.steps=100", "rounds=1")
+OVERRIDES = (*SMALL, "candidates=12", "sampling.batch=1", "sampling.steps=50", "rounds=1")
 
 
 def command(runs, *overrides):
