@@ -99,21 +99,29 @@ def subject_segments(combination: Combination) -> Segments:
 
 @dataclass(frozen=True)
 class Start:
-    """A candidate before its first step: what stands where. `layout` is None where nothing follows one."""
+    """A candidate before its first step: which reference of each subject it has, by number, and where they stand.
+    `layout` is None where nothing follows one."""
 
-    chosen: tuple[Segment, ...]
+    chosen: tuple[int, ...]
     layout: Sequence[Box] | None
 
 
-def start_of(seed: int, segments: Segments, options: Sampling, layouts: Sequence[Sequence[Box]]) -> tuple[Start, np.random.Generator]:
-    """The references and the layout that a candidate's seed chooses, and the generator that chose them.
+def start_of(
+    seed: int, references: Sequence[int], options: Sampling, layouts: Sequence[Sequence[Box]]
+) -> tuple[Start, np.random.Generator]:
+    """What a candidate's seed chooses among so many `references` of each subject and among `layouts`, and the generator that chose.
 
-    References come first, so that they are the same with any layout, and the layout is the same whether initialization
-    alone or attention as well follows it. With gamma 0 there are no references to choose, and a seed has another layout.
+    References come first, used or not, so that they are the same with any layout, and the layout is the same whether
+    initialization follows it, attention (gamma 0), or both.
     """
     rng = np.random.default_rng(seed)
-    chosen = tuple(cut_outs[rng.integers(len(cut_outs))] for cut_outs in segments)
+    chosen = tuple(int(rng.integers(count)) for count in references)
     return Start(chosen, layouts[rng.integers(len(layouts))] if options.wants_layouts else None), rng
+
+
+def reference_counts(combination: Combination) -> list[int]:
+    """How many references each subject has, which `start_of` chooses among."""
+    return [len(subject.references) for subject in combination.objects]
 
 
 def shifted_noise(
@@ -131,11 +139,12 @@ def shifted_noise(
     scales = None if options.scales is None else dict(enumerate(options.scales))
     compositions = []
     for seed in seeds:
-        start, rng = start_of(seed, segments, options, layouts)
+        start, rng = start_of(seed, list(map(len, segments)), options, layouts)
+        chosen = [cut_outs[number] for cut_outs, number in zip(segments, start.chosen, strict=True)]
         if options.layout == "given":
-            compositions.append(place(start.chosen, start.layout, backbone.resolution))
+            compositions.append(place(chosen, start.layout, backbone.resolution))
         else:
-            compositions.append(seg_mix(start.chosen, rng, size=backbone.resolution, scales=scales, overlap=options.overlap))
+            compositions.append(seg_mix(chosen, rng, size=backbone.resolution, scales=scales, overlap=options.overlap))
     # One at a time: the bits of an encoding must not depend on the neighbours in the batch.
     latents = torch.cat([encode(backbone, [c.image]) for c in compositions]).cpu()
     masks = torch.from_numpy(np.stack([c.mask for c in compositions]))[:, None].float()
@@ -166,9 +175,10 @@ def draw(
         return rows_of(text) if options.guidance == 1 else both_sides(negative, rows_of(text))
 
     positive = rows_of(base_text(prompt.text, backbone.concepts))
-    layouts = [start_of(seed, segments, options, boxes_of(combination))[0].layout for seed in seeds]
+    counts, boxes = reference_counts(combination), boxes_of(combination)
+    layouts = [start_of(seed, counts, options, boxes)[0].layout for seed in seeds]
     with (
-        layout_edit(backbone, combination, prompt, seeds, options, segments) as edit,
+        layout_edit(backbone, combination, prompt, seeds, options, layouts) as edit,
         conducted(backbone, combination, prompt.text, layouts, both_rows_of) as predicting,
     ):
         latents = denoise(
@@ -180,15 +190,15 @@ def draw(
 
 @contextmanager
 def layout_edit(
-    backbone: Backbone, combination: Combination, prompt: Prompt, seeds: Sequence[int], options: Sampling, segments: Segments
-) -> Iterator[Edit | None]:
-    """Within it the UNet attends by the candidates' layouts; yields what the loop has to do for that, None without guidance."""
+    backbone: Backbone, combination: Combination, prompt: Prompt, seeds: Sequence[int], options: Sampling,
+    layouts: Sequence[Sequence[Box] | None],
+) -> Iterator[Edit | None]:  # fmt: skip
+    """Within it the UNet attends by the candidates' `layouts`; yields what the loop has to do for that, None without guidance."""
     if options.layout_guidance is None:
         yield None
         return
     spans = token_spans(backbone, prompt.text, [subject.phrase for subject in combination.objects])
-    layouts = boxes_of(combination)
-    guided = [(start_of(seed, segments, options, layouts)[0].layout, spans) for seed in seeds]
+    guided = [(layout, spans) for layout in layouts]
     rows = guided if options.guidance == 1 else [*[None] * len(seeds), *guided]
     _, sigmas = euler_schedule(backbone, options.steps)
     levels = edit_sigmas(sigmas.tolist(), alphas_cumprod(backbone).tolist(), options.layout_guidance)

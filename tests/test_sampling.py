@@ -9,7 +9,7 @@ import torch
 from mudi.diffusion import generators, standard_noise
 from mudi.layout import boxes_of
 from mudi.layout_guidance import LayoutGuidance
-from mudi.sampling import Sampling, draw, shifted_noise, start_of, subject_segments
+from mudi.sampling import Sampling, draw, reference_counts, shifted_noise, start_of, subject_segments
 
 FAST = Sampling(steps=3, guidance_scale=2.0, gamma=1.0)
 
@@ -66,14 +66,16 @@ def with_boxes(combination):
 
 
 def test_attention_follows_the_layout_that_initialization_follows(miniature, two_dogs):
-    """A seed's layout is the same whether initialization takes it, attention, or both."""
+    """A seed's layout is the same whether initialization takes it, attention, or both, and so are its references."""
     pair, layouts = with_boxes(two_dogs), boxes_of(with_boxes(two_dogs))
-    segments = subject_segments(pair)
+    counts = reference_counts(pair)
+    assert counts == list(map(len, subject_segments(pair)))
     initialized = Sampling(layout="given")
     both = replace(initialized, layout_guidance=LayoutGuidance())
-    chosen = [[start_of(seed, segments, options, layouts)[0].layout for seed in range(12)] for options in (initialized, both)]
-    assert chosen[0] == chosen[1]
-    assert {str(layout) for layout in chosen[0]} == {str(layout) for layout in layouts}
+    attended = replace(both, gamma=0.0, layout="random")
+    starts = [[start_of(seed, counts, options, layouts)[0] for seed in range(12)] for options in (initialized, both, attended)]
+    assert starts[0] == starts[1] == starts[2]
+    assert {str(start.layout) for start in starts[0]} == {str(layout) for layout in layouts}
 
 
 def test_guidance_by_layout_of_no_weight_changes_no_bit(miniature, two_dogs):
