@@ -114,6 +114,11 @@ def file_bytes(shapes: Shapes, metadata: Mapping[str, str]) -> int:
     return 8 + -(-length // 8) * 8 + start
 
 
+def lora_bytes(unet: Mapping, lora: LoraSettings) -> int:
+    """The size of the file of a LoRA."""
+    return file_bytes(lora_shapes(unet, lora), lora_metadata(lora))
+
+
 def lora_metadata(lora: LoraSettings) -> dict[str, str]:
     """What the file says about itself, as `adapters.save` writes it."""
     settings = {"unet.r": lora.rank, "unet.lora_alpha": lora.alpha, "unet.target_modules": list(lora.targets)}

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from mudi import adapters, tokens
+from mudi import adapter_size, adapters, tokens
+from mudi.adapter_size import Architecture
 from mudi.adapters import TRAINED, LoraSettings
 from mudi.conditioning import cut_tokens
 from mudi.examples import Mix, Picture, personal_examples, reference_pictures
@@ -47,12 +48,15 @@ class Personalization:
     fit's own work folder, the same pictures. `singles` is where methods that fit each subject alone keep those fits for
     other combinations, by default the fit's own work folder. Neither decides anything, so they are no part of a method's
     equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination. `refits` says
-    whether the method leaves a LoRA, which a self-training round trains on.
+    whether the method leaves a LoRA, which a self-training round trains on; `lora_targets` where its LoRA sits, None for
+    none; `token_rows` whether each subject has a trained token row.
     """
 
     name: ClassVar[str]
     needs_masks: ClassVar[bool] = False
     refits: ClassVar[bool] = True
+    lora_targets: ClassVar[tuple[str, ...] | None] = LoraSettings().targets
+    token_rows: ClassVar[bool] = False
 
     steps: int
     learning_rate: float = 1e-4
@@ -97,6 +101,31 @@ class Personalization:
     def steps_in_all(self, subjects: int) -> int:
         """The optimiser steps of `train` for so many subjects, fits that are found again included."""
         return self.steps
+
+    def lora(self) -> LoraSettings:
+        """Where a fit's own LoRA sits and how wide it is; alpha is the rank."""
+        return LoraSettings(rank=self.rank, alpha=self.rank, targets=self.lora_targets)
+
+    def stored_ranks(self, subjects: int) -> tuple[int, ...]:
+        """The rank of each LoRA in the adapter of so many subjects."""
+        return (self.rank,) if self.lora_targets else ()
+
+    def adapter_numbers(self, architecture: Architecture, combination: Combination, alone: int | None) -> tuple[int, int]:
+        """How many numbers a fit trains at once, and the bytes of its adapter's files, the manifest of a few kilobytes left out.
+
+        Of `alone` subjects, None where all are fitted together, the files of their own fits are counted too. A constrained
+        merge has the rank of its words, which are not known here: it is counted as a merge of all ranks, and class rows of
+        an ED-LoRA are not counted.
+        """
+        words = [subject.identifier for subject in combination.subjects] if self.token_rows else []
+        rows = adapter_size.row_shapes(architecture, words)
+        matrices = adapter_size.lora_shapes(architecture.unet, self.lora()) if self.lora_targets else {}
+        ranks = [*self.stored_ranks(len(combination.subjects)), *([self.rank] * (alone or 0) if matrices else ())]
+        loras = [replace(self.lora(), rank=rank, alpha=rank) for rank in ranks]
+        own_rows = [adapter_size.row_shapes(architecture, [word]) for word in words[: alone or 0]]
+        size = sum(adapter_size.lora_bytes(architecture.unet, lora) for lora in loras)
+        size += sum(adapter_size.file_bytes(shapes, {"format": "pt"}) for shapes in (rows, *own_rows))
+        return adapter_size.parameters(matrices) + adapter_size.parameters(rows), size
 
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""

@@ -9,7 +9,7 @@ from rich.table import Table
 from mudi.adapter_size import Architecture
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig
-from pipeline.disk_size import Disk, adapter_bytes
+from pipeline.disk_size import Disk, adapter_numbers
 from pipeline.price import PRIOR_REDRAWS, Price, Range, fits_at_once
 from pipeline.workload import PRIORS, Counts, Workload, total
 
@@ -106,7 +106,7 @@ def _disk_lines(workload: Workload, architecture: Architecture, disk: Disk) -> l
     parts.append(f"other tables {_bytes(disk.tables)}")
     if disk.checkpoints:
         parts.append(f"and while fits run checkpoints of at most {_size(disk.checkpoints)}")
-    sizes = sorted({adapter_bytes(fit, architecture) for fit in workload.fits})
+    sizes = sorted({adapter_numbers(fit, architecture) for fit in workload.fits})
     adapters = "; ".join(f"{numbers:,} parameters, {size:,} bytes" for numbers, size in sizes)
     return [f"disk        {', '.join(parts)}", f"adapter     {adapters}"]
 

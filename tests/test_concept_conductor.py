@@ -25,7 +25,7 @@ from mudi.singles import fit_apart
 from pipeline import assignments, rounds
 from pipeline.calibration import architecture_of
 from pipeline.config import load_run
-from pipeline.disk_size import adapter_bytes
+from pipeline.disk_size import adapter_numbers
 from pipeline.plain import PLAIN
 from pipeline.run_folder import open_run
 from pipeline.workload import Counts, count_draw, total
@@ -94,7 +94,7 @@ def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
     """Two files of one LoRA each and as many of the subjects' own fits, to the byte; and the numbers that a fit trains at once."""
     _, adapter, singles = fitted
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
-    parameters, size = adapter_bytes(workload_of(config).fits[0], architecture_of(config))
+    parameters, size = adapter_numbers(workload_of(config).fits[0], architecture_of(config))
     assert size == sum(path.stat().st_size for folder in (adapter.path, singles) for path in folder.rglob("*.safetensors"))
     assert 2 * parameters == adapters.read_manifest(adapter.path)["parameters"]
 

@@ -26,7 +26,7 @@ from mudi.word_residual import ResidualSettings, learn_residual, preservation
 from pipeline import assignments
 from pipeline.calibration import architecture_of
 from pipeline.config import load_run
-from pipeline.disk_size import adapter_bytes
+from pipeline.disk_size import adapter_numbers
 from pipeline.fit_job import run_job
 from pipeline.plan import fill_prompts
 from pipeline.run_folder import run_folder
@@ -271,7 +271,7 @@ def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
     config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"])
     counts = total(workload_of(config).phases, whole=True)
     assert (counts.fits, counts.steps, counts.backward) == (2, 4, 4)
-    predicted = sum(adapter_bytes(fit, architecture_of(config))[1] for fit in workload_of(config).fits)
+    predicted = sum(adapter_numbers(fit, architecture_of(config))[1] for fit in workload_of(config).fits)
     combinations = assignments.load_combinations(config)
     jobs = assignments.first_fits(config, run_folder(config.runs, config.name), combinations)
     assert combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"

@@ -46,6 +46,10 @@ class ConceptConductor(Personalization):
         """The base's and one a subject."""
         return 1 + len(combination.subjects)
 
+    def stored_ranks(self, subjects: int) -> tuple[int, ...]:
+        """One LoRA a subject."""
+        return (self.rank,) * subjects
+
     def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
         return deciding(alone_by(DreamBooth, self))

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from mudi import adapters
+from mudi import adapter_size, adapters
+from mudi.adapter_size import Architecture
 from mudi.examples import personal_examples, reference_pictures
 from mudi.fit import FitSettings, Report
 from mudi.models import Backbone
@@ -39,6 +41,7 @@ class Cones2(Personalization):
 
     name: ClassVar[str] = "cones2"
     refits: ClassVar[bool] = False
+    lora_targets: ClassVar[tuple[str, ...] | None] = None
     steps: int = 4000
     learning_rate: float | None = None
     accumulation: int = 1
@@ -79,6 +82,19 @@ class Cones2(Personalization):
     def steps_in_all(self, subjects: int) -> int:
         """Those of every subject's own fit."""
         return self.steps * subjects
+
+    def adapter_numbers(self, architecture: Architecture, combination: Combination, alone: int | None) -> tuple[int, int]:
+        """The numbers a fit trains, most of which are not stored, and the bytes of all residuals and of each subject's own."""
+        nouns = {subject.key: subject.class_noun for subject in self.view(combination).subjects}
+        shapes = adapter_size.residual_shapes(architecture, nouns)
+        own = [adapter_size.residual_shapes(architecture, {key: noun}) for key, noun in nouns.items()]
+        sizes = [adapter_size.file_bytes(of_subject, {"format": "pt"}) for of_subject in (shapes, *own[: alone or 0])]
+        trained = {
+            "text_full": adapter_size.encoder_parameters(architecture),
+            "text_lora": adapter_size.encoder_lora_parameters(architecture, self.rank),
+            "direct": max(map(prod, shapes.values())),
+        }
+        return trained[self.tuning], sum(sizes)
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit the residual of each subject that has none yet, and store those of all, in their order, in `out_dir`.

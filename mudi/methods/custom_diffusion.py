@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mudi.adapters import LoraSettings
 from mudi.fit import Report
 from mudi.models import Backbone
 from mudi.personalization import Personalization, personalize
@@ -24,12 +23,13 @@ class CustomDiffusion(Personalization):
     """
 
     name: ClassVar[str] = "custom_diffusion"
+    lora_targets: ClassVar[tuple[str, ...] | None] = TARGETS
+    token_rows: ClassVar[bool] = True
     steps: int = 1000
     rank: int = 32
     sampling: Sampling = field(default_factory=lambda: Sampling(negative_prompt=None, gamma=0.0))
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA and a row for each identifier on the plain photos, and store both in `out_dir`."""
-        lora = LoraSettings(rank=self.rank, alpha=self.rank, targets=TARGETS)
         starts = {subject.identifier: subject.identifier for subject in combination.subjects}
-        return personalize(self, backbone, combination, out_dir, seed, lora=lora, row_starts=starts, report=report)
+        return personalize(self, backbone, combination, out_dir, seed, lora=self.lora(), row_starts=starts, report=report)

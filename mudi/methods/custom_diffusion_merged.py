@@ -7,7 +7,7 @@ from typing import ClassVar
 from mudi.constrained import constrained_adapter
 from mudi.fit import Report
 from mudi.fusion import RIDGE
-from mudi.methods.custom_diffusion import CustomDiffusion
+from mudi.methods.custom_diffusion import TARGETS, CustomDiffusion
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination
@@ -24,6 +24,8 @@ class CustomDiffusionMerged(Personalization):
     """
 
     name: ClassVar[str] = "custom_diffusion_merged"
+    lora_targets: ClassVar[tuple[str, ...] | None] = TARGETS
+    token_rows: ClassVar[bool] = True
     steps: int = 500
     rank: int = 32
     ridge: float = RIDGE
@@ -32,6 +34,10 @@ class CustomDiffusionMerged(Personalization):
     def steps_in_all(self, subjects: int) -> int:
         """Those of every subject's own fit."""
         return self.steps * subjects
+
+    def stored_ranks(self, subjects: int) -> tuple[int, ...]:
+        """One LoRA of at most all ranks."""
+        return (subjects * self.rank,)
 
     def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mudi.adapters import LoraSettings
 from mudi.examples import cut_mixing
 from mudi.fit import Report
 from mudi.models import Backbone
@@ -29,6 +28,6 @@ class CutMix(Personalization):
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA on photos and pairs of photo halves, and store it in `out_dir`."""
         return personalize(
-            self, backbone, combination, out_dir, seed, lora=LoraSettings(rank=self.rank, alpha=self.rank),
+            self, backbone, combination, out_dir, seed, lora=self.lora(),
             mix=cut_mixing(backbone.resolution), mix_probability=self.mix_probability, mix_from_step=self.mix_from_step, report=report,
         )  # fmt: skip

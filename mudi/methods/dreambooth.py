@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mudi.adapters import LoraSettings
 from mudi.fit import Report
 from mudi.models import Backbone
 from mudi.personalization import Personalization, personalize
@@ -23,5 +22,4 @@ class DreamBooth(Personalization):
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA on the plain photos of all subjects and store it in `out_dir`."""
-        lora = LoraSettings(rank=self.rank, alpha=self.rank)
-        return personalize(self, backbone, combination, out_dir, seed, lora=lora, report=report)
+        return personalize(self, backbone, combination, out_dir, seed, lora=self.lora(), report=report)

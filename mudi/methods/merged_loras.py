@@ -42,6 +42,10 @@ class MergedLoras(Personalization):
         """Those of every subject's own fit."""
         return self.steps * subjects
 
+    def stored_ranks(self, subjects: int) -> tuple[int, ...]:
+        """One LoRA, of all ranks unless a lower one is asked for."""
+        return (self.merge_rank or subjects * self.rank,)
+
     def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
         return deciding(alone_by(DreamBooth, self))

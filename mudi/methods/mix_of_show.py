@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from mudi.adapters import LoraSettings
 from mudi.concept_grams import Positions
 from mudi.examples import Picture, square_photo
 from mudi.fit import Report
@@ -35,6 +34,7 @@ class EDLora(Personalization):
 
     name: ClassVar[str] = "ed_lora"
     needs_masks: ClassVar[bool] = True
+    token_rows: ClassVar[bool] = True
     steps: int = 1000
     rank: int = 4
     learning_rate: float = 1e-4
@@ -58,10 +58,9 @@ class EDLora(Personalization):
             starts[subject.identifier] = _random_row(backbone, self.row_deviation, source)
             if self.class_row and _is_one_token(backbone, subject):
                 starts[subject.class_noun] = subject.class_noun
-        lora = LoraSettings(rank=self.rank, alpha=self.rank)
         weigh = partial(on_the_subject, latent_side=backbone.resolution // backbone.latent_factor) if self.masked_loss else None
         return personalize(
-            self, backbone, combination, out_dir, seed, lora=lora, row_starts=starts, row_learning_rate=self.row_learning_rate,
+            self, backbone, combination, out_dir, seed, lora=self.lora(), row_starts=starts, row_learning_rate=self.row_learning_rate,
             weigh=weigh, noise_offset=self.noise_offset, report=report,
         )  # fmt: skip
 
@@ -94,6 +93,10 @@ class MixOfShow(EDLora):
         """The method of each subject's own fit."""
         nouns = [subject.class_noun.lower() for subject in self.view(combination).subjects]
         return replace(alone_by(EDLora, self), class_row=self.class_row and len(set(nouns)) == len(nouns))
+
+    def stored_ranks(self, subjects: int) -> tuple[int, ...]:
+        """One LoRA, of all ranks unless a lower one is asked for."""
+        return (self.merge_rank or subjects * self.rank,)
 
     def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""

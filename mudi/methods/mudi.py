@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mudi.adapters import LoraSettings
 from mudi.examples import seg_mixing
 from mudi.fit import Report
 from mudi.models import Backbone
@@ -43,6 +42,6 @@ class MuDI(Personalization):
         many = len(combination.subjects) > 2
         mix = seg_mixing(backbone.resolution, self.background_weight, self.sampling.scales, self.sampling.overlap)
         return personalize(
-            self, backbone, combination, out_dir, seed, lora=LoraSettings(rank=self.rank, alpha=self.rank), mix=mix,
+            self, backbone, combination, out_dir, seed, lora=self.lora(), mix=mix,
             mix_probability=self.mix_probability_many if many else self.mix_probability, mix_from_step=self.mix_from_step, report=report,
         )  # fmt: skip

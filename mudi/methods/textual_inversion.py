@@ -20,6 +20,8 @@ class TextualInversion(Personalization):
 
     name: ClassVar[str] = "textual_inversion"
     refits: ClassVar[bool] = False
+    lora_targets: ClassVar[tuple[str, ...] | None] = None
+    token_rows: ClassVar[bool] = True
     steps: int = 2500
     learning_rate: float = 5e-4
     accumulation: int = 4
