@@ -95,6 +95,8 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = tor
         parts = random_parts(matched["family"], int(matched["seed"] or 0), device, dtype, _vae_dtype(True, dtype))
     else:
         parts = _stored_parts(find_folder(name), dtype)
+    for encoder, tokenizer in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
+        _pool_at_end_mark(parts[encoder], parts[tokenizer])
     for key in ("text_encoder", "text_encoder_2", "vae", "unet"):
         parts[key] = None if parts[key] is None else _ready(parts[key], device, name)
     return Backbone(name=name, **parts, device=device, dtype=dtype)
@@ -258,6 +260,17 @@ def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
         "unet": _pretrained(UNet2DConditionModel, folder / "unet", dtype),
         "scheduler": EulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
     }
+
+
+def _pool_at_end_mark(encoder: "CLIPTextModel | CLIPTextModelWithProjection | None", tokenizer: "CLIPTokenizer | None") -> None:
+    """Make an encoder pool at the tokenizer's end mark.
+
+    Published SDXL's settings hold 2 for that mark, of which transformers makes "the highest id": a word added behind the
+    vocabulary would then give the pooled text in its place. For prompts without such words nothing changes.
+    """
+    for module in () if encoder is None else encoder.modules():
+        if hasattr(module, "eos_token_id"):
+            module.eos_token_id = tokenizer.eos_token_id
 
 
 def _vae_dtype(force_upcast: bool, dtype: torch.dtype) -> torch.dtype:

@@ -1,10 +1,14 @@
 """Prompts to conditions, held against diffusers' `encode_prompt`."""
 
+import json
+import shutil
+
 import torch
 from test_diffusion import pipeline_of
 
 from mudi.conditioning import Conditioning, cut_tokens, encode_negative, encode_prompts, join
 from mudi.diffusion import predict
+from mudi.models import find_folder, load
 
 
 def test_conditions_equal_those_of_diffusers(miniature):
@@ -76,3 +80,41 @@ def test_adaptive_texts_of_unlike_length_do_not_depend_on_their_neighbours(minia
     for row, text in enumerate(texts):
         alone = predict(miniature, noisy[row : row + 1], torch.tensor(500), encode_prompts(miniature, [text], "adaptive"))
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+def with_an_added_word(folder):
+    """The miniature with a word behind its vocabulary, and with the end mark that published SDXL's settings name: 2."""
+    shutil.copytree(
+        find_folder("miniature"), folder, ignore=shutil.ignore_patterns("detector", "dreamsim", "dinov2", "sam", "clip", "one_encoder")
+    )
+    backbone = load(str(folder))
+    for part, tokenizer, encoder in zip(("", "_2"), *zip(*backbone.readers.values()), strict=True):
+        tokenizer.add_tokens(["brandnew"])
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            encoder.resize_token_embeddings(len(tokenizer))
+        tokenizer.save_pretrained(folder / f"tokenizer{part}")
+        encoder.save_pretrained(folder / f"text_encoder{part}")
+        config = folder / f"text_encoder{part}" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": 2}))
+    return folder
+
+
+@torch.no_grad()
+def test_text_is_pooled_at_its_end_mark_whatever_words_were_added(miniature, tmp_path):
+    """transformers pools at the highest id where the settings say 2, which is the added word's; we pool at the end mark, where
+    the projection of the encoder's own last states is taken by hand. Prompts without the word stay as they were."""
+    backbone = load(str(with_an_added_word(tmp_path / "backbone")))
+    tokenizer, encoder = backbone.readers["clip_g"]
+    ids = tokenizer("a brandnew dog", return_tensors="pt").input_ids
+    assert ids.max() > tokenizer.eos_token_id
+    output = encoder(ids)
+    at_the_end, at_the_word = (encoder.text_projection(output.last_hidden_state[:, place]) for place in (-1, 2))
+    ours = encode_prompts(backbone, ["a brandnew dog"])
+    torch.testing.assert_close(ours.pooled, at_the_end, rtol=1e-5, atol=1e-5)
+    encoder.text_model.eos_token_id = 2
+    torch.testing.assert_close(encoder(ids).text_embeds, at_the_word, rtol=1e-5, atol=1e-5)
+    assert (at_the_end - at_the_word).abs().max() > 1e-2
+    torch.testing.assert_close(
+        encode_prompts(backbone, ["a red dog"]).pooled, encode_prompts(miniature, ["a red dog"]).pooled, rtol=1e-5, atol=1e-5
+    )
