@@ -55,7 +55,8 @@ def fill_prompts(combination: Combination, templates: Sequence[str], watched_tem
 
     "{subjects}" becomes "a olis corgi and a hta chow chow" and "{a}" the phrase of the subject with key a.
     The article is always "a", as in the captions that the subjects are learnt from. Raises ValueError for
-    a placeholder that names no subject and for a template without any, which would draw no subject.
+    a placeholder that names no subject, for a template without any, which would draw no subject, and for one that names
+    subjects of the same words in another order than the combination's, by which their occurrences are told apart.
     """
     drawn = [Prompt(prompt_id=f"p{i:02}", text=_fill(combination, text)) for i, text in enumerate(templates)]
     texts = [_fill(combination, text) for text in watched_templates]
@@ -162,4 +163,17 @@ def _fill(combination: Combination, template: str) -> str:
     for name in placeholders:
         if name not in values:
             raise ValueError(f"prompt {template!r}: unknown placeholder {{{name}}}; combination {combination.key!r} allows {allowed}")
+    _require_order(phrases, [key for name in placeholders for key in (phrases if name == "subjects" else [name])], template)
     return re.sub(r"\{([^{}]*)\}", lambda match: values[match[1]], template)
+
+
+def _require_order(phrases: Mapping[str, str], mentioned: Sequence[str], template: str) -> None:
+    """Of subjects that one phrase names, the first mention is the first subject's, the second the second's (`mudi.spans`)."""
+    for phrase in set(phrases.values()):
+        alike = [key for key, other in phrases.items() if other == phrase]
+        mentions = [key for key in mentioned if key in alike][: len(alike)]
+        if mentions != alike[: len(mentions)]:
+            raise ValueError(
+                f"prompt {template!r}: names {', '.join(mentions)}, all of them {phrase!r}, which only their order tells apart; "
+                f"name them as {', '.join(alike)}, or give each its own identifier and a method that uses it"
+            )

@@ -30,6 +30,25 @@ def test_placeholders_become_phrases():
     assert plan.fill_prompts(two, ["the {b} left of the {a}"]).prompts[0].text == "the vb chow chow left of the va corgi"
 
 
+def nameless(*nouns):
+    """Subjects as Cones 2 names them, by their nouns alone."""
+    named = toys(*nouns)
+    return replace(named, subjects=tuple(replace(subject, identifier="") for subject in named.subjects))
+
+
+@pytest.mark.parametrize("template", ["{b} behind {a}", "{b} on a hill", "{a} beside {a} and {b}", "{c} and {b} and {a}"])
+def test_subjects_of_one_phrase_are_named_in_their_order(template):
+    """Two dogs and a cat: which "dog" is whose only the order says, so b before a would swap the two."""
+    with pytest.raises(ValueError, match="only their order tells apart; name them as a, b"):
+        plan.fill_prompts(nameless("dog", "dog", "cat"), [template])
+
+
+def test_subjects_of_one_phrase_may_stand_anywhere_among_others():
+    texts = ["{c} behind {a} and {b}", "{a}", "{subjects}, {b} and {a} again"]
+    written = [prompt.text for prompt in plan.fill_prompts(nameless("dog", "dog", "cat"), texts).prompts]
+    assert written == ["cat behind dog and dog", "dog", "a dog, a dog and a cat, dog and dog again"]
+
+
 def test_prompts_are_numbered_and_watched_ones_marked():
     prompts = plan.fill_prompts(toys("cat", "dog"), ["{a}", "{b}"], ["{subjects}"]).prompts
     assert [(p.prompt_id, p.watched) for p in prompts] == [("p00", False), ("p01", False), ("watch-00", True)]
