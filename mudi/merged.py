@@ -89,9 +89,11 @@ def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[Lo
     for single in singles:
         manifest = adapters.read_manifest(single.path)
         for key, wanted in base.items():
-            if manifest.get(key) != wanted:
+            # One model may lie in two folders, so what counts is its weights.
+            if key != "backbone" and manifest.get(key) != wanted:
                 raise ValueError(
-                    f"{single.path}: was fitted with {key} {manifest.get(key)!r} and the merge is for {wanted!r}; "
+                    f"{single.path}: was fitted on {manifest.get('backbone')!r} with {key} {manifest.get(key)!r} and the merge is for "
+                    f"{base['backbone']!r} with {wanted!r}; "
                     "merge adapters of one base model and precision"
                 )
         own, state = adapters.read_lora(single)

@@ -17,7 +17,7 @@ from mudi.examples import Mix, Picture, personal_examples, reference_pictures
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, Trained, fit
 from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
-from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
+from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures, weights_of
 from mudi.records import Adapter, Combination, Prompt, Subject
 from mudi.sampling import Sampling, draw
 from mudi.work_folder import clear_work, work_folder
@@ -136,6 +136,7 @@ class Personalization:
                 class_noun=subject.class_noun, detection_query=subject.detection_query, backbone=backbone, precision=precision,
                 detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
                 steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
+                weights=weights_of(backbone, self.detector, self.segmenter),
             )
             for subject in self.view(combination).objects
         }  # fmt: skip

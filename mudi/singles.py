@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mudi.fit import Report
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination, Subject
+from mudi.weights_identity import weights_identity
 from mudi.work_folder import work_folder
 
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
@@ -99,22 +101,24 @@ def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adap
     """
     apart = work / place.name
     made = adapters.find(apart) or train(apart)
-    if (found := adapters.find(place)) is not None:
-        return found
-    shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         made.path.rename(place)
     except OSError:
-        if (found := adapters.find(place)) is None:
-            raise
-        return found
+        if (found := adapters.find(place)) is not None:
+            return found
+        # What lies there is no whole adapter. Moved away before it goes: nothing is ever deleted in a place that others look at.
+        broken = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        place.rename(broken)
+        shutil.rmtree(broken)
+        made.path.rename(place)
     return replace(made, path=place)
 
 
 def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:
-    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name."""
-    return folder / subject_digest(subject, {**recipe, "seed": seed, "backbone": backbone, "precision": precision})
+    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name; its
+    weights decide (`mudi.weights_identity`), not its name."""
+    return folder / subject_digest(subject, {**recipe, "seed": seed, "weights": weights_identity(backbone), "precision": precision})
 
 
 def subject_digest(subject: Subject, recipe: Mapping[str, object]) -> str:

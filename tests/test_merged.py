@@ -167,13 +167,14 @@ def test_a_word_that_two_subjects_trained_is_refused(miniature, tmp_path, two_do
 @pytest.mark.parametrize(
     ("settings", "facts", "said"),
     [
-        (None, {"backbone": "other", "precision": "float32"}, "backbone 'other' and the merge is for 'miniature'"),
-        (None, {"backbone": "miniature", "precision": "float16"}, "precision 'float16' and the merge is for 'float32'"),
-        (None, {"backbone": "miniature"}, "precision None"),
+        (None, {"weights": "0123"}, "fitted on 'miniature' with weights '0123' and the merge is for 'miniature' with"),
+        (None, {"precision": "float16"}, "precision 'float16' and the merge is for 'miniature' with 'float32'"),
+        (None, {"precision": None}, "precision None"),
         (LoraSettings(rank=3, alpha=6, targets=TARGETS), None, "its LoRA sits on attn2.to_k, attn2.to_v and that of"),
     ],
 )
 def test_adapters_of_different_bases_are_refused(miniature, tmp_path, two_dogs, settings, facts, said):
+    facts = None if facts is None else adapters.base_facts(miniature) | facts
     pair = [single(miniature, tmp_path / "a", 1), single(miniature, tmp_path / "b", 2, settings, facts=facts)]
     with pytest.raises(ValueError, match=said):
         merged_adapter(miniature, pair, two_dogs, tmp_path / "sum", "sum", method="merged_loras")
@@ -212,5 +213,5 @@ def test_an_adapter_from_before_merging_is_refused_in_one_line(miniature, tmp_pa
     noisy_adapter(miniature)
     old = stored(miniature, tmp_path / "old")
     assert "precision" not in json.loads((old.path / adapters.MANIFEST).read_text())
-    with pytest.raises(ValueError, match=r"^[^\n]*backbone None[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*fitted on None with weights None[^\n]*$"):
         merged_adapter(miniature, [old, old], two_dogs, tmp_path / "sum", "sum", method="merged_loras")
