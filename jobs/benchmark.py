@@ -32,7 +32,8 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import inputs_of, run_folder, sole_driver
+    from pipeline.run_folder import run_folder, sole_driver
+    from pipeline.run_inputs import inputs_of
 
     began = time.perf_counter()
     config = on_the_cluster_of_this_job(load_benchmark(run_file, overrides or ()))

@@ -29,7 +29,8 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import inputs_of, open_run, run_folder, sole_driver
+    from pipeline.run_folder import open_run, run_folder, sole_driver
+    from pipeline.run_inputs import inputs_of
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())

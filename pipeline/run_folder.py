@@ -13,9 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from mudi.weights_identity import weights_identity
 from pipeline import store
-from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig, config_hash, deciding
 from pipeline.journal import clear_staging, now, publish
 
@@ -105,14 +103,6 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         return json.loads(path.read_bytes())
     except ValueError:
         raise ValueError(f"{path}: not readable as JSON; restore it or start a run of another `name`") from None
-
-
-def inputs_of(config: RunConfig | BenchmarkConfig) -> dict[str, str]:
-    """What decides a run's results and lies outside its file: the photos of its combinations, and the models behind their names."""
-    names = {"backbone": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
-    names |= config.models.embedders.chosen
-    identities = {f"model {part}": weights_identity(name, "" if part == "backbone" else part) for part, name in names.items()}
-    return {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations} | identities
 
 
 def folder_sha256(folder: Path) -> str:
