@@ -1,7 +1,6 @@
 """From the run file to work: combinations, hyperparameters, fits, chunks and the settings of the stages."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from mudi.layout import require_layouts
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
 from mudi.methods.mudi import MuDI
-from mudi.personalization import SET_BY_RUNS, Personalization
+from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
@@ -23,6 +22,7 @@ from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
+from pipeline.hyperparameters import check_hyperparameters
 from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
 
@@ -114,13 +114,7 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     if name not in METHODS:
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(METHODS)}")
     method = METHODS[name]
-    known = {field.name for field in dataclasses.fields(method)}
-    settable = sorted(known - set(SET_BY_RUNS))
-    for key in hyperparameters:
-        if key not in settable:
-            close = difflib.get_close_matches(key, settable, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
-            raise ValueError(f"{place}.{key}: {name} has no such hyperparameter; {hint}")
+    check_hyperparameters(place, method, hyperparameters)
     judges = {"detector": located(weights.detector), "segmenter": located(weights.segmenter)}
     values = {**hyperparameters, "sampling": sampling, **judges}
     try:
