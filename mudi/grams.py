@@ -6,8 +6,9 @@ so their size does not grow with the number of sampling steps, as the inputs tha
 """
 
 import json
-import os
 import re
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from torch import nn
 from mudi.adapters import LoraSettings
 
 MANIFEST = "grams"
+PART = ".part"
+ABANDONED = 24 * 3600  # seconds
 TEXT = re.compile(r"(?:.*\.)?attn2\.to_[kv]")
 SELF = re.compile(r"((?:.*\.)?attn1)\.to_[qkv]")
 
@@ -97,14 +100,33 @@ def collecting(unet: nn.Module, layers: Sequence[str], text_mask: torch.Tensor |
 
 
 def save(grams: Grams, path: Path) -> None:
-    """Write a safetensors file whose metadata says how many rows each matrix sums and which layers it serves; whole or not at all."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a safetensors file whose metadata says how many rows each matrix sums and which layers it serves; whole or not at all.
+
+    What lies there is replaced. The part that is written first has a name of its own, also among the nodes that share a disk.
+    """
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest = {"rows": grams.rows, "keys": grams.keys}
     # A single key: safetensors writes several in an order of its own, and equal Grams must have equal bytes.
     tensors = {key: value.cpu().contiguous() for key, value in sorted(grams.sums.items())}
-    save_file(tensors, staging, metadata={MANIFEST: json.dumps(manifest, sort_keys=True)})
-    staging.rename(path)
+    try:
+        save_file(tensors, staging, metadata={MANIFEST: json.dumps(manifest, sort_keys=True)})
+        staging.rename(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def clear_parts(folder: Path) -> None:
+    """Take away the parts that killed writers left in a folder of Grams: those that nobody wrote to for a day.
+
+    A whole file is written in seconds to minutes and renamed at once, so none of them is in use; younger ones may be, on another node.
+    """
+    for part in folder.glob(f".*{PART}"):
+        try:
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
+        except FileNotFoundError:
+            continue  # renamed by its writer, or cleared by another process
 
 
 def load(path: Path) -> Grams:

@@ -1,6 +1,7 @@
 """Adapters of single subjects merged into one: what the merge predicts, what it refuses, what it keeps."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -117,7 +118,15 @@ def test_grams_are_collected_once_and_again_when_their_file_is_broken(miniature,
     subject_grams(miniature, adapter, two_dogs.subjects[0], steps=2)
     assert path.stat().st_mtime_ns == written
     path.write_bytes(path.read_bytes()[:-50])
+    (left := path.with_name(f".{path.name}.0.part")).write_bytes(b"what a killed writer left")
+    os.utime(left, times=(0, 0))
+    there = []
+    handle = miniature.unet.register_forward_pre_hook(lambda *_: there.append(path.is_file()))
     again = subject_grams(miniature, adapter, two_dogs.subjects[0], steps=2)
+    handle.remove()
+    assert all(there), "the broken file is gone, which another process may have opened"
+    assert there
+    assert not left.exists()
     assert all(torch.equal(again.sums[key], value) for key, value in before.items())
     other = replace(two_dogs.subjects[0], class_noun="cat")
     subject_grams(miniature, adapter, other, steps=2)
