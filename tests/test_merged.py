@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_adapters import noisy_adapter, prediction, stored
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mudi import adapters, tokens
 from mudi.adapters import LoraSettings
 from mudi.concept_grams import counted, subject_grams
 from mudi.conditioning import encode_prompts
-from mudi.constrained import concept_states, constrained_adapter, equivalent_rows
+from mudi.constrained import concept_states, constrained_adapter
 from mudi.diffusion import generators, predict, standard_noise
 from mudi.merged import merged_adapter
 from mudi.methods.custom_diffusion import TARGETS
@@ -203,11 +204,27 @@ def test_the_constrained_merge_answers_each_subject_as_its_own_fit_and_is_exactl
             torch.testing.assert_close(rows @ weight.T, rows @ of_subject[layer].T, atol=2e-4, rtol=1e-3)
 
 
-def test_fewer_rows_with_the_same_gram_stand_for_many():
-    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    few = equivalent_rows(rows)
-    assert few.shape == (6, 6)
-    torch.testing.assert_close(few.T @ few, rows.T @ rows)
+class CholeskySizes(TorchDispatchMode):
+    """The widths of all matrices that are factored while it is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.widths = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.linalg_cholesky_ex.default:
+            self.widths.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_neutral_captions_are_factored_once_for_all_layers(miniature, tmp_path, two_dogs):
+    """The miniature has eight layers of width 112 and, for two subjects of two prompts with four tokens each, 16 constraints."""
+    settings = LoraSettings(rank=3, alpha=3, targets=TARGETS)
+    pair = [single(miniature, tmp_path / name, seed, settings) for name, seed in (("a", 1), ("b", 2))]
+    with CholeskySizes() as factored:
+        merged = constrained_adapter(miniature, pair, two_dogs, tmp_path / "c", method="custom_diffusion_merged")
+    assert len(weights_of(miniature, merged)) == 8
+    assert sorted(factored.widths) == [16, 112]
 
 
 def test_a_merge_elsewhere_than_on_keys_and_values_has_no_constrained_form(miniature, tmp_path, two_dogs):
