@@ -9,7 +9,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,12 @@ def attention_layers(unet: nn.Module, targets: Sequence[str] = LoraSettings().ta
 def gram_bytes(unet: nn.Module, targets: Sequence[str] = LoraSettings().targets) -> int:
     """Bytes of one concept's Grams; shapes are enough, so the UNet may lie on the meta device. SDXL: 1.67e9."""
     modules = dict(unet.named_modules())
-    shared = {shared_key(name, modules[name]): modules[name].in_features for name in attention_layers(unet, targets)}
+    return bytes_of_widths({name: modules[name].in_features for name in attention_layers(unet, targets)})
+
+
+def bytes_of_widths(widths: Mapping[str, int]) -> int:
+    """The same, of layers given by their names in the UNet and the widths of their inputs."""
+    shared = {shared_key(name, width): width for name, width in widths.items()}
     return sum(width**2 * _dtype(key).itemsize for key, width in shared.items())
 
 
@@ -83,7 +88,7 @@ def collecting(unet: nn.Module, layers: Sequence[str], text_mask: torch.Tensor |
     handles, owners = [], set()
     try:
         for name in layers:
-            key, module = shared_key(name, modules[name]), modules[name]
+            key, module = shared_key(name, modules[name].in_features), modules[name]
             grams.keys[name] = key
             if key in owners:
                 continue
@@ -157,10 +162,10 @@ def _adding(grams: Grams, key: str, mask: torch.Tensor | None):
     return hook
 
 
-def shared_key(name: str, module: nn.Module) -> str:
-    """The name of the rows that a layer is fed."""
+def shared_key(name: str, width: int) -> str:
+    """The name of the rows of this width that a layer is fed."""
     if TEXT.fullmatch(name):
-        return f"text.{module.in_features}"
+        return f"text.{width}"
     of_self = SELF.fullmatch(name)
     return f"{of_self[1]}.qkv" if of_self else name
 
