@@ -19,7 +19,7 @@ from mudi.singles import single_folder
 from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.fit_job import FitJob
-from pipeline.merge_rows import rows_besides
+from pipeline.merge_rows import collected, drawn, rows_besides, unplanned
 
 CHECKPOINTS = "step-*.safetensors"
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
@@ -30,7 +30,8 @@ class FitWork:
     """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
     of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there. photos: of the combination.
     alone: how many subjects are fitted one by one, those left out that an earlier fit of the plan makes; None if all together.
-    besides: rows forward and backward that a merge of such fits takes besides their steps (`pipeline.merge_rows`).
+    besides: rows forward and backward that a merge of such fits takes besides their steps; grams, pictures: of how many
+    subjects it collects Grams, and how many pictures of their own they draw, earlier fits' left out (`pipeline.merge_rows`).
     """
 
     owner: str
@@ -48,6 +49,8 @@ class FitWork:
     folder: Path
     alone: int | None = None
     besides: tuple[int, int] = (0, 0)
+    grams: int = 0
+    pictures: int = 0
 
     @property
     def done(self) -> bool:
@@ -232,27 +235,26 @@ def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Pat
     else:
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
-    steps, done, alone, besides = job.steps, _done_steps(folder, job.steps), None, (0, 0)
+    steps, done, alone, besides, grams, pictures = job.steps, _done_steps(folder, job.steps), None, (0, 0), 0, 0
     if retraining is None and (recipe := options.single_recipe(job.combination)) is not None:
-        mine = _alone(job, options, recipe, set() if planned is None else planned)
+        planned, singles = set() if planned is None else planned, _singles(job, options, recipe)
+        mine = unplanned(singles, planned)
         together = job.steps - options.steps * len(job.combination.subjects)
         steps, alone = options.steps * len(mine) + together, len(mine)
         done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
-        besides = rows_besides(options, len(mine), together, photos, rows, references)
+        grams, pictures = collected(options, singles, planned), drawn(options, singles, together, planned)
+        besides = rows_besides(options, grams, pictures, together, photos, rows, references)
     return FitWork(
         owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
         done_steps=done, accumulation=accumulation, rows=rows, references=references, photos=photos, folder=folder, alone=alone,
-        besides=besides,
+        besides=besides, grams=grams, pictures=pictures,
     )  # fmt: skip
 
 
-def _alone(job: FitJob, options: Personalization, recipe: Mapping[str, object], planned: set[Path]) -> list[Path]:
-    """The folders of the job's subjects, fitted alone, that are not `planned` yet; they are then."""
+def _singles(job: FitJob, options: Personalization, recipe: Mapping[str, object]) -> list[Path]:
+    """The folders of the job's subjects, fitted alone."""
     subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
-    folders = [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
-    mine = [folder for folder in dict.fromkeys(folders) if folder not in planned]
-    planned.update(mine)
-    return mine
+    return [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
 
 
 def _done_steps(folder: Path, steps: int, combined: Path | None = None) -> int:
