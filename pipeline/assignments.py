@@ -12,7 +12,6 @@ from mudi.dataset import check_images, load_combination, require_masks, require_
 from mudi.layout import require_layouts
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
-from mudi.methods.mudi import MuDI
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
@@ -51,9 +50,10 @@ def check_queries(config: RunConfig) -> None:
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
-    if METHODS.get(config.method.name, MuDI).needs_masks:
+    method = method_of(config)
+    if method.needs_objects:
         require_objects(combination, config.method.name)
-    if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
+    if method.needs_masks or config.sampling.gamma or config.rounds:
         require_masks(combination, config.method.name)
     if sampling_of(config).wants_layouts:
         require_layouts(combination, "sampling")
@@ -98,7 +98,7 @@ def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
 def hyperparameters_of(config: RunConfig) -> dict:
     """What the run's method is built from; ValueError for a name or key that it does not have."""
     values = method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
-    if config.rounds and not METHODS[config.method.name].refits:
+    if config.rounds and not METHODS[config.method.name](**values).refits:
         raise ValueError(f"rounds = {config.rounds}: {config.method.name} leaves no LoRA for a refit to train; set rounds to 0")
     return values
 

@@ -1,12 +1,21 @@
 """What merging fits of single subjects takes besides their steps: what is collected and drawn of each, and rows through the UNet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mudi.concept_grams import PROMPTS, STEPS
+from mudi.grams import TEXT
 from mudi.personalization import Personalization
 from mudi.priors import BATCH
 from mudi.retrain import DRIFT_TIMES
+from mudi.singles import single_folder
+from pipeline.fit_job import FitJob
+
+
+def folders_alone(job: FitJob, options: Personalization, recipe: Mapping[str, object]) -> list[Path]:
+    """The folders of the job's subjects, fitted alone."""
+    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
+    return [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
 
 
 def unplanned(places: Iterable[Path], planned: set[Path]) -> list[Path]:
@@ -33,9 +42,10 @@ def drawn(options: Personalization, singles: Sequence[Path], together: int, plan
     """
     if not together:
         return 0
-    how = repr((options.self_images, options.self_steps, options.self_guidance_scale, options.self_negative_prompt))
-    drawing = unplanned((single.with_name(f"{single.name}.pictures") / how for single in singles), planned)
-    return len(drawing) * -(-options.self_images // BATCH) * BATCH
+    how = repr((options.self_steps, options.self_guidance_scale, options.self_negative_prompt))
+    places = [single.with_name(f"{single.name}.pictures") / how for single in singles]
+    batches = range(-(-options.self_images // BATCH))
+    return len(unplanned((place / str(batch) for place in places for batch in batches), planned)) * BATCH
 
 
 def rows_besides(
@@ -43,11 +53,12 @@ def rows_besides(
 ) -> tuple[int, int]:  # fmt: skip
     """Rows forward and backward, for a method that collects the Grams of so many subjects and lets them draw so many pictures.
 
-    Grams take a sample of each subject and a reading of its prompts; a refinement of `together` steps passes each row through its
+    Grams take a sample of each subject, unless the text feeds all of its LoRA, and a reading of its prompts; a refinement of `together` steps passes each row through its
     reference too, and measures its drift on `photos` photos. Its steps count as steps of a fit, of `rows` rows and `references`
     more passes: the difference, class priors that it does not have, is taken off here.
     """
-    forward, backward = grams * (STEPS + len(PROMPTS)), 0
+    sampled = any(not TEXT.fullmatch(target) for target in options.lora_targets or ())
+    forward, backward = grams * (STEPS * sampled + len(PROMPTS)), 0
     if together:
         forward += pictures * options.self_steps * (1 if options.self_guidance_scale == 1 else 2)
         micro_batches = together * options.accumulation

@@ -10,8 +10,9 @@ import torch
 from mudi import adapters, models, tokens
 from mudi.augment import Segment
 from mudi.examples import Picture, reference_pictures, square_photo
+from mudi.methods.ed_lora import EDLora, on_the_subject
 from mudi.methods.merged_loras import MergedLoras
-from mudi.methods.mix_of_show import EDLora, MixOfShow, on_the_subject
+from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi_modular import MudiModular
 from mudi.objectives import denoising_loss
 from mudi.sampling import Sampling
