@@ -53,9 +53,9 @@ def rows_besides(
 ) -> tuple[int, int]:  # fmt: skip
     """Rows forward and backward, for a method that collects the Grams of so many subjects and lets them draw so many pictures.
 
-    Grams take a sample of each subject, unless the text feeds all of its LoRA, and a reading of its prompts; a refinement of `together` steps passes each row through its
-    reference too, and measures its drift on `photos` photos. Its steps count as steps of a fit, of `rows` rows and `references`
-    more passes: the difference, class priors that it does not have, is taken off here.
+    Grams take a sample of each subject, unless the text feeds all of its LoRA, and a reading of its prompts; a refinement of
+    `together` steps passes each row through its reference too, and measures its drift on `photos` photos. Its steps count as steps
+    of a fit, of `rows` rows and `references` more passes: the difference, class priors that it does not have, is taken off here.
     """
     sampled = any(not TEXT.fullmatch(target) for target in options.lora_targets or ())
     forward, backward = grams * (STEPS * sampled + len(PROMPTS)), 0

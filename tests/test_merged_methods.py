@@ -167,10 +167,22 @@ def test_a_subject_outside_the_square_is_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [{}, {"merge": "fusion"}, {"objective": "dco"}, {"refine_steps": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"merge": "fusion"},
+        {"objective": "dco"},
+        {"refine_steps": 0},
+        {"single": "ed_lora", "merge": "fusion"},
+        {"single": "custom_diffusion", "merge": "constrained"},
+        {"single": "custom_diffusion", "merge": "fusion", "neutral_weight": 1.0, "refine_steps": 0},
+        {"single": "textual_inversion", "merge": "union", "refine_steps": 0, "rank": None},
+    ],
+)
 def test_a_plan_counts_the_rows_that_pass_the_unet(miniature, two_dogs, tmp_path, values):
     """Counted by a hook; the one picture of each subject is in the first batch of eight."""
-    method = MudiModular(**{**QUICK, **SELF, **values})
+    method = MergedLoras(**{**QUICK, **SELF, **values})
     job = FitJob(
         label="a", combination=two_dogs, method=method.name, hyperparameters={}, backbone="miniature", precision="float32",
         out_dir=str(tmp_path / "a"), seed=1, steps=method.steps_in_all(2),
