@@ -143,6 +143,13 @@ class Personalization:
         trained = rows if alone is None else adapter_size.row_shapes(architecture, words[:1])
         return adapter_size.parameters(matrices) + adapter_size.parameters(trained), size
 
+    def fit_singles(
+        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
+    ) -> list[Adapter]:
+        """The fits of subjects alone that `train` makes of the same arguments, without the rest; of the subject with the key
+        `only`, if that is given. ValueError for a method that has none (`single_recipe`)."""
+        raise ValueError(f"{self.name} fits all subjects together; only methods that fit each alone have such fits")
+
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
         if self.objective != "prior_preservation" or not self.prior_images:

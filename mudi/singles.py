@@ -24,9 +24,11 @@ Alone = TypeVar("Alone", bound=Personalization)
 
 
 def fits_alone(
-    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None
+    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path,
+    report: Report | None = None, only: str | None = None,
 ) -> list[Adapter]:  # fmt: skip
-    """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`.
+    """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`; of
+    the subject with the key `only`, if that is given.
 
     Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
     are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Each is made in the work folder, where
@@ -35,14 +37,15 @@ def fits_alone(
     """
     require_own_identifiers(combination)
     named = owner.view(combination)
-    keys, work = [subject.key for subject in named.subjects], work_folder(out_dir)
+    wanted = [subject for subject in named.subjects if only in (None, subject.key)]
+    keys, work = [subject.key for subject in wanted], work_folder(out_dir)
     folder = Path(owner.singles) if owner.singles else work / "subjects"
 
     def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
         onwards = after(report, keys.index(alone.key) * single.steps)
         return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
 
-    return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
+    return single_fits(backbone, replace(named, subjects=tuple(wanted)), deciding(single), owner.single_seed, folder, fit_one)
 
 
 def alone_by(method: type[Alone], owner: Personalization) -> Alone:

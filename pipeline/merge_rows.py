@@ -1,6 +1,6 @@
 """What merging fits of single subjects takes besides their steps: what is collected and drawn of each, and rows through the UNet."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mudi.concept_grams import PROMPTS, STEPS
@@ -8,14 +8,6 @@ from mudi.grams import TEXT
 from mudi.personalization import Personalization
 from mudi.priors import BATCH
 from mudi.retrain import DRIFT_TIMES
-from mudi.singles import single_folder
-from pipeline.fit_job import FitJob
-
-
-def folders_alone(job: FitJob, options: Personalization, recipe: Mapping[str, object]) -> list[Path]:
-    """The folders of the job's subjects, fitted alone."""
-    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
-    return [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
 
 
 def unplanned(places: Iterable[Path], planned: set[Path]) -> list[Path]:

@@ -18,8 +18,8 @@ from mudi.retrain import DRIFT_TIMES, RetrainSettings
 from mudi.sampling import Sampling
 from mudi.work_folder import work_folder
 from pipeline import plan
-from pipeline.fit_job import FitJob
-from pipeline.merge_rows import collected, drawn, folders_alone, rows_besides, unplanned
+from pipeline.fit_job import FitJob, folders_alone
+from pipeline.merge_rows import collected, drawn, rows_besides, unplanned
 
 CHECKPOINTS = "step-*.safetensors"
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
@@ -237,8 +237,8 @@ def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Pat
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
         kind = f"refit {name} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
     steps, done, alone, besides, grams, pictures = job.steps, _done_steps(folder, job.steps), None, (0, 0), 0, 0
-    if retraining is None and (recipe := options.single_recipe(job.combination)) is not None:
-        planned, singles = set() if planned is None else planned, folders_alone(job, options, recipe)
+    if retraining is None and (singles := folders_alone(job, options)) is not None:
+        planned = set() if planned is None else planned
         mine = unplanned(singles, planned)
         together = job.steps - options.steps * len(job.combination.subjects)
         steps, alone = options.steps * len(mine) + together, len(mine)

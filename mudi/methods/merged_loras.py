@@ -199,12 +199,18 @@ class MergedLoras(Personalization):
         """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
         return deciding(self.alone(combination))
 
+    def fit_singles(
+        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
+    ) -> list[Adapter]:
+        """The fits that are merged, or that of one subject."""
+        return fits_alone(self.alone(combination), self, backbone, combination, out_dir, report, only)
+
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit each subject alone, unless it is there, and store the merge of all, refined if that is asked for, in `out_dir`."""
         named = self.view(combination)
         if self.refine_steps:
             require_objects(named, f"{self.name} with refine_steps")
-        singles = fits_alone(self.alone(combination), self, backbone, combination, out_dir, report)
+        singles = self.fit_singles(backbone, combination, out_dir, report)
         if not self.refine_steps:
             return self._merged(backbone, singles, named, seed, out_dir)
         pictures = self_generated(
