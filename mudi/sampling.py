@@ -21,7 +21,7 @@ from mudi.layout_guidance import LayoutGuidance, edit_sigmas, guided_attention
 from mudi.models import Backbone
 from mudi.records import Box, Combination, Prompt
 from mudi.solvers import SOLVERS
-from mudi.spans import token_spans
+from mudi.spans import object_spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ def layout_edit(
     if options.layout_guidance is None:
         yield None
         return
-    spans = token_spans(backbone, prompt.text, [subject.phrase for subject in combination.objects])
+    spans = object_spans(backbone, prompt.text, combination)
     guided = [(layout, spans) for layout in layouts]
     rows = guided if options.guidance == 1 else [*[None] * len(seeds), *guided]
     _, sigmas = euler_schedule(backbone, options.steps)
