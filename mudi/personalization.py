@@ -49,7 +49,7 @@ class Personalization:
     other combinations, by default the fit's own work folder. Neither decides anything, so they are no part of a method's
     equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination. `refits` says
     whether the method leaves a LoRA, which a self-training round trains on; `lora_targets` where its LoRA sits, None for
-    none; `token_rows` whether each subject has a trained token row.
+    none; `token_rows` whether each subject has a trained token row; `residuals` whether words that name subjects get some.
     """
 
     name: ClassVar[str]
@@ -57,6 +57,7 @@ class Personalization:
     refits: ClassVar[bool] = True
     lora_targets: ClassVar[tuple[str, ...] | None] = LoraSettings().targets
     token_rows: ClassVar[bool] = False
+    residuals: ClassVar[bool] = False
 
     steps: int
     learning_rate: float = 1e-4

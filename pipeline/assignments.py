@@ -23,6 +23,7 @@ from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
+from pipeline.named_subjects import require_named
 from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
 
@@ -50,14 +51,17 @@ def check_queries(config: RunConfig) -> None:
 
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
-    """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
+    """The combination with the run's prompts filled in; ValueError if it or a prompt lacks what the run needs."""
     if METHODS.get(config.method.name, MuDI).needs_masks:
         require_objects(combination, config.method.name)
     if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
         require_masks(combination, config.method.name)
     if sampling_of(config).wants_layouts:
         require_layouts(combination, "sampling")
-    return named_prompts(config, combination, templates_of(config, combination.key))
+    templates = templates_of(config, combination.key)
+    named = named_prompts(config, combination, templates)
+    require_named("method", method_of(config), combination, [*templates, *config.watched_prompts])
+    return named
 
 
 def named_prompts(config: RunConfig, combination: Combination, templates: Sequence[str]) -> Combination:

@@ -42,6 +42,7 @@ class Cones2(Personalization):
     name: ClassVar[str] = "cones2"
     refits: ClassVar[bool] = False
     lora_targets: ClassVar[tuple[str, ...] | None] = None
+    residuals: ClassVar[bool] = True
     steps: int = 4000
     learning_rate: float | None = None
     accumulation: int = 1
