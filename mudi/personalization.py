@@ -19,7 +19,7 @@ from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
 from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
 from mudi.records import Adapter, Combination, Prompt, Subject
-from mudi.sampling import Sampling, draw
+from mudi.sampling import MOST_STEPS, Sampling, draw
 from mudi.work_folder import clear_work, work_folder
 
 # Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.
@@ -27,7 +27,8 @@ NOT_DECIDING = ("priors", "singles")
 SET_BY_RUNS = (*NOT_DECIDING, "single_seed", "sampling", "detector", "segmenter")
 OBJECTIVES = ("prior_preservation", "dco", "denoising")
 RANGES = {
-    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "prior_steps", "self_images"), (int, 1, 1e7)),
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "self_images"), (int, 1, 1e7)),
+    "prior_steps": (int, 1, MOST_STEPS),
     **dict.fromkeys(("prior_images", "mix_from_step", "refine_steps"), (int, 0, 1e7)),
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "row_learning_rate", "refine_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
