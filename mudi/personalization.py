@@ -92,6 +92,9 @@ class Personalization:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
         return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
 
+    def require(self, combination: Combination) -> None:
+        """Raise ValueError, beginning with the hyperparameter, for what this method cannot be fitted with to the combination."""
+
     def paths(self, combination: Combination) -> int:
         """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""
         return 1

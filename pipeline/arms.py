@@ -15,7 +15,7 @@ from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
+from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, require_fitting, sampling_value
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
@@ -149,6 +149,7 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
             count = len(combination.objects)
             raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
         drawn = [*templates, *(training_prompts(config, combination.key) if arm.label in pools else ())]
+        require_fitting(f"methods.{arm.label}", arm.options, combination)
         _require_filled(f"methods.{arm.label}", arm.options, combination, drawn)
     return named
 

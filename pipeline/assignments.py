@@ -60,6 +60,7 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
         require_layouts(combination, "sampling")
     templates = templates_of(config, combination.key)
     named = named_prompts(config, combination, templates)
+    require_fitting("method", method_of(config), combination)
     require_named("method", method_of(config), combination, [*templates, *config.watched_prompts])
     return named
 
@@ -132,6 +133,14 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     except ValueError as error:
         raise ValueError(f"{place}.{error}") from None
     return values
+
+
+def require_fitting(place: str, options: Personalization, combination: Combination) -> None:
+    """Raise ValueError, naming the `place` in the file, for what the method cannot be fitted with to the combination."""
+    try:
+        options.require(combination)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from None
 
 
 # Fits of one subject alone lie beside the runs, so that all combinations of all runs share them.
