@@ -9,7 +9,7 @@ import torch
 from mudi.conditioning import Conditioning, both_sides
 from mudi.guidance import Weight, classifier_free
 from mudi.models import Backbone
-from mudi.solvers import SOLVERS, Past
+from mudi.solvers import SOLVERS, Past, renoise_amount
 
 DECODE_BATCH = 4  # 8 x 256 channels at 1024 x 1024 reach 2**31 elements, more than an index holds
 
@@ -27,12 +27,22 @@ def standard_noise(backbone: Backbone, sources: Sequence[torch.Generator]) -> to
 
 
 def alphas_cumprod(backbone: Backbone) -> torch.Tensor:
-    """The cumulative signal share of every training timestep, float32 (1000,): scaled-linear betas, as SDXL."""
+    """The cumulative signal share of every training timestep, float32 (1000,): scaled-linear betas, as SDXL.
+
+    ValueError for a scheduler that has them otherwise: other betas, betas of its own, or none of the signal left at the end
+    (zero terminal SNR), where the first noise level would be infinite.
+    """
     config = backbone.scheduler.config
     if config.beta_schedule != "scaled_linear" or config.prediction_type not in ("epsilon", "v_prediction"):
         raise ValueError(
             f"scheduler with beta_schedule {config.beta_schedule!r} and prediction_type {config.prediction_type!r}: only "
             "scaled_linear with epsilon or v_prediction is implemented; use a checkpoint of SDXL or Stable Diffusion 1.5 or 2.1"
+        )
+    if config.trained_betas is not None or config.rescale_betas_zero_snr:
+        own = "trained_betas" if config.trained_betas is not None else "rescale_betas_zero_snr"
+        raise ValueError(
+            f"scheduler with {own}: only the plain scaled_linear betas are implemented; use a checkpoint of SDXL or Stable Diffusion "
+            "1.5 or 2.1 that was trained with them"
         )
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.num_train_timesteps, dtype=torch.float32) ** 2
     return torch.cumprod(1 - betas, 0)
@@ -41,13 +51,16 @@ def alphas_cumprod(backbone: Backbone) -> torch.Tensor:
 def euler_schedule(backbone: Backbone, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Timesteps (steps,) and noise levels sigma (steps + 1,), the last one 0, float32 on the CPU.
 
-    Leading spacing with offset 1, the setting SDXL ships with: 981 is the first of 50 steps, sigma 13.12.
+    Leading spacing with offset 1, the setting SDXL ships with: 981 is the first of 50 steps, sigma 13.12. ValueError for as
+    many steps as would begin at a timestep that the model does not have: 1000 of 1000 with offset 1. diffusers' Euler
+    begins those with two equal noise levels, and its DDIM fails.
     """
-    total = backbone.scheduler.config.num_train_timesteps
-    if not 1 <= steps <= total:
-        raise ValueError(f"steps = {steps}: allowed are 1 to {total}")
-    timesteps = torch.arange(steps).mul(total // steps).flip(0) + backbone.scheduler.config.steps_offset
-    a = alphas_cumprod(backbone)[timesteps.clamp(max=total - 1)]
+    total, offset = backbone.scheduler.config.num_train_timesteps, backbone.scheduler.config.steps_offset
+    if not 1 <= steps <= total or (first := (steps - 1) * (total // steps) + offset) >= total:
+        begun = f": with steps_offset {offset} they would begin at timestep {first} of 0 to {total - 1}" if 1 <= steps <= total else ""
+        raise ValueError(f"steps = {steps}{begun}; allowed are 1 to {total - offset}")
+    timesteps = torch.arange(steps).mul(total // steps).flip(0) + offset
+    a = alphas_cumprod(backbone)[timesteps]
     return timesteps, torch.cat([((1 - a) / a).sqrt(), a.new_zeros(1)])
 
 
@@ -109,7 +122,7 @@ def denoise(
     """
     solver = SOLVERS[scheduler]
     timesteps, sigmas = euler_schedule(backbone, steps)
-    if solver.ends_at_first:
+    if solver.ends_at_first and timesteps[-1] > 0:
         first = alphas_cumprod(backbone)[0]
         sigmas[-1] = ((1 - first) / first).sqrt()
     guided = callable(guidance_scale) or guidance_scale != 1.0
@@ -131,7 +144,7 @@ def denoise(
             after, now = solver.step(latents, predicted, sigma, following, past)
             if repeat < again:
                 drawn = torch.stack([torch.randn(latents.shape[1:], generator=source) for source in edit.sources])
-                latents = after + (sigma**2 - following**2).sqrt() * drawn.to(latents.device)
+                latents = after + renoise_amount(float(sigma), float(following)) * drawn.to(latents.device)
         latents, past = after, now
     return latents / (sigmas[-1] ** 2 + 1).sqrt()
 

@@ -45,7 +45,7 @@ class LayoutGuidance:
     `levels` names cross-attention layers by their downsampling factor from the latents: "all", "v1" for all but the
     largest factor (version 1 of the Multiple Concept Personalization report), or a tuple of factors.
     `steps` is the number of edited steps, from the first; None is all, and so is any number above the sampler's.
-    `recurrence` says how often each edited step is done again after `renoise_amount` of fresh noise, each time at the cost of
+    `recurrence` says how often each edited step is done again after `solvers.renoise_amount` of fresh noise, each time at the cost of
     the step. `shift_schedule` takes the noise levels of the edit from a schedule as long as the
     edited window, as released code does, so that it fades within the window; False takes the sampler's own.
     """
@@ -124,16 +124,6 @@ def edit_sigmas(sigmas: Sequence[float], alphas: Sequence[float], options: Layou
     else:
         levels = [float(sigma) for sigma in sigmas[:edited]]
     return levels + [None] * (total - edited)
-
-
-def renoise_amount(sigma: float, sigma_next: float) -> float:
-    """sqrt(sigma^2 - sigma_next^2), the standard deviation of the noise that takes latents from sigma_next back up to sigma.
-
-    For latents scaled as data plus sigma times noise, the scaling of `diffusion.denoise`; Cones2's self-recurrence.
-    """
-    if not 0 <= sigma_next <= sigma:
-        raise ValueError(f"noise levels {sigma} and then {sigma_next}: a step is done again only where noise falls, and never below 0")
-    return math.sqrt(float(sigma) ** 2 - float(sigma_next) ** 2)
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
 from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures, weights_of
 from mudi.records import Adapter, Combination, Prompt, Subject
-from mudi.sampling import Sampling, draw
+from mudi.sampling import MOST_STEPS, Sampling, draw
 from mudi.work_folder import clear_work, work_folder
 
 # Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.
@@ -27,7 +27,8 @@ NOT_DECIDING = ("priors", "singles")
 SET_BY_RUNS = (*NOT_DECIDING, "single_seed", "sampling", "detector", "segmenter")
 OBJECTIVES = ("prior_preservation", "dco", "denoising")
 RANGES = {
-    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "prior_steps", "self_images", "self_steps"), (int, 1, 1e7)),
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "self_images"), (int, 1, 1e7)),
+    **dict.fromkeys(("prior_steps", "self_steps"), (int, 1, MOST_STEPS)),
     **dict.fromkeys(("prior_images", "mix_from_step", "refine_steps"), (int, 0, 1e7)),
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "row_learning_rate", "refine_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
@@ -51,7 +52,8 @@ class Personalization:
 
     What stands with the class, or is a property where hyperparameters decide it: `needs_masks`, whether the photos must have masks;
     `refits`, whether the method leaves a LoRA, which a self-training round trains on; `lora_targets`, where its LoRA sits, None for
-    none; `token_rows`, whether each subject has a trained token row.
+    none; `token_rows`, whether each subject has a trained token row; `residuals`, whether words that name
+    subjects get some.
     """
 
     name: ClassVar[str]
@@ -59,6 +61,7 @@ class Personalization:
     refits: ClassVar[bool] = True
     lora_targets: ClassVar[tuple[str, ...] | None] = LoraSettings().targets
     token_rows: ClassVar[bool] = False
+    residuals: ClassVar[bool] = False
 
     steps: int
     learning_rate: float = 1e-4
@@ -104,6 +107,9 @@ class Personalization:
     def view(self, combination: Combination) -> Combination:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
         return combination if self.descriptive_class else replace(combination, subjects=tuple(map(_plainly_named, combination.subjects)))
+
+    def require(self, combination: Combination) -> None:
+        """Raise ValueError, beginning with the hyperparameter, for what this method cannot be fitted with to the combination."""
 
     def paths(self, combination: Combination) -> int:
         """How many passes of the UNet a prediction takes, drawn with this method's adapter of the combination."""

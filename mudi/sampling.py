@@ -21,7 +21,10 @@ from mudi.layout_guidance import LayoutGuidance, edit_sigmas, guided_attention
 from mudi.models import Backbone
 from mudi.records import Box, Combination, Prompt
 from mudi.solvers import SOLVERS
-from mudi.spans import token_spans
+from mudi.spans import object_spans
+
+# Models of 1000 training timesteps whose steps are laid one later, as SDXL and Stable Diffusion ship, have no more.
+MOST_STEPS = 999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Sampling:
     layout: Literal["random", "given"] = "random"
 
     def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps = {self.steps}: allowed are 1 to {MOST_STEPS}")
         if (self.guidance_scale is None) == (self.cfg_plus_plus is None):
             raise ValueError(
                 f"guidance_scale = {self.guidance_scale} and cfg_plus_plus = {self.cfg_plus_plus}: give one of the two and null for the "
@@ -197,7 +202,7 @@ def layout_edit(
     if options.layout_guidance is None:
         yield None
         return
-    spans = token_spans(backbone, prompt.text, [subject.phrase for subject in combination.objects])
+    spans = object_spans(backbone, prompt.text, combination)
     guided = [(layout, spans) for layout in layouts]
     rows = guided if options.guidance == 1 else [*[None] * len(seeds), *guided]
     _, sigmas = euler_schedule(backbone, options.steps)

@@ -1,5 +1,6 @@
 """Steps of the denoising loop from one noise level to the next, in latents scaled so that noise has the variance sigma^2."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ class Solver:
     levels are float32 ().
 
     `multistep` solvers look at earlier steps. `ends_at_first` ones stop at the first training timestep's noise level
-    instead of 0 (diffusers' DDIM with `set_alpha_to_one` False, as Stable Diffusion ships it).
+    instead of 0 (diffusers' DDIM with `set_alpha_to_one` False, as Stable Diffusion ships it), unless their last step begins
+    there (`steps_offset` 0, for which diffusers sets True): from one level to the same, CFG++ has no weight.
     """
 
     step: Step
@@ -45,6 +47,16 @@ def dpmpp_2m(
         ratio = torch.log(earlier_sigma / sigma) / h
         direction = denoised + (denoised - earlier) / (2 * ratio)
     return sigma_next / sigma * latents - torch.expm1(-h) * direction, (denoised, sigma)
+
+
+def renoise_amount(sigma: float, sigma_next: float) -> float:
+    """sqrt(sigma^2 - sigma_next^2), the standard deviation of the noise that takes latents from sigma_next back up to sigma.
+
+    What a step that is done again begins from: Cones 2's self-recurrence, in released code. ValueError where noise does not fall.
+    """
+    if not 0 <= sigma_next <= sigma:
+        raise ValueError(f"noise levels {sigma} and then {sigma_next}: a step is done again only where noise falls, and never below 0")
+    return math.sqrt(sigma**2 - sigma_next**2)
 
 
 SOLVERS = {

@@ -17,13 +17,14 @@ from mudi.adapters import TRAINED
 from mudi.conditioning import Conditioning, encode_prompts
 from mudi.encoder_tuning import lora_on_encoders, whole_encoders
 from mudi.fit import Example, Examples, FitSettings, Noised, Predict, Report, Trained, fit
+from mudi.mentions import places
 from mudi.models import Backbone
 from mudi.noun_templates import sentences, template_mean
 from mudi.objectives import denoising_loss
 from mudi.spans import Span, token_spans
 
 Tuning = Literal["text_lora", "text_full", "direct"]
-Preserved = Literal["instance", "templates"]
+Preserved = Literal["instance", "templates"] | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,9 @@ class ResidualSettings:
     `tuning`: "text_full" tunes whole text encoders, token tables included, as released; "text_lora" a LoRA of `rank` on
     them; "direct" the residual itself, from zero. The first two are held near the untuned encoders, on everything but the
     noun, by un-squared norms: `mark_weight` for the start mark, `rest_weight` for all other tokens. `preserve_prompts` says
-    in which sentences: "instance" the bare noun, which is all that the release looks at, or "templates", one of
-    `noun_templates` a step, nearer to the paper, which takes 1000 sentences of a language model. "direct" touches the
-    noun's own states only and has nothing to hold.
+    in which sentences: "instance" the bare noun, which is all that the release looks at; "templates", one of
+    `noun_templates` a step; or sentences of the user's own, one a step, each with the noun in it or "{}" in its place: what
+    the paper does with 1000 sentences of a language model. "direct" touches the noun's own states only and has nothing to hold.
     """
 
     tuning: Tuning = "text_lora"
@@ -45,9 +46,24 @@ class ResidualSettings:
     preserve_prompts: Preserved = "instance"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("tuning", get_args(Tuning)), ("preserve_prompts", get_args(Preserved))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}")
+        if self.tuning not in get_args(Tuning):
+            raise ValueError(f"tuning = {self.tuning!r}: allowed are {', '.join(map(repr, get_args(Tuning)))}")
+        own = self.preserve_prompts
+        listed = isinstance(own, tuple) and own and all(isinstance(sentence, str) and sentence.strip() for sentence in own)
+        if not listed and own not in ("instance", "templates"):
+            raise ValueError(
+                f"preserve_prompts = {str(own)[:80]!r}: allowed are 'instance', 'templates' and a list of sentences with the class noun"
+            )
+
+    def preserved(self, words: str) -> list[str]:
+        """The sentences in which all but the noun `words` is held. ValueError for one that does not hold the noun."""
+        if isinstance(self.preserve_prompts, str):
+            return [words] if self.preserve_prompts == "instance" else sentences(words)
+        filled = [sentence.replace("{}", words) for sentence in self.preserve_prompts]
+        for given, sentence in zip(self.preserve_prompts, filled, strict=True):
+            if places(sentence, [words]) == [None]:
+                raise ValueError(f"preserve_prompts: {given!r} does not hold the class noun {words!r}; write it out, or {{}} in its place")
+        return filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +111,10 @@ def _direct(
     with torch.no_grad():
         bare = encode_prompts(backbone, [words], residuals=False)
     values = nn.Parameter(torch.zeros(len(span), bare.states.shape[-1], device=backbone.device))
-    places = torch.tensor(span, device=backbone.device)
+    positions = torch.tensor(span, device=backbone.device)
 
     def encode(texts: list[str]) -> Conditioning:
-        states = bare.states.float().index_add(1, places, values[None]).to(backbone.dtype)
+        states = bare.states.float().index_add(1, positions, values[None]).to(backbone.dtype)
         return replace(bare, states=states).rows([0] * len(texts))
 
     def loss(noised: Noised, predict: Predict) -> torch.Tensor:
@@ -116,14 +132,15 @@ def _by_tuning(
 ) -> Learnt:  # fmt: skip
     # States that are subtracted are never rounded to a narrower format.
     exact = replace(backbone, dtype=torch.float32)
-    kept = [words] if options.preserve_prompts == "instance" else sentences(words)
+    kept = options.preserved(words)
     spans = [token_spans(backbone, sentence, [words])[0] for sentence in kept]
     with _trainable(backbone, options, seed) as parameters:
         with torch.no_grad():
             bare = encode_prompts(backbone, [words], residuals=False)
             before = _states(exact, sentences(words))
             # One by one, as they are compared: a batch changes last bits, and a norm of those has a gradient like any other.
-            untuned = [_states(exact, [sentence])[0] for sentence in kept]
+            # Kept where there is room for a thousand.
+            untuned = [_states(exact, [sentence])[0].cpu() for sentence in kept]
         drawn = [0]
 
         def draw(step: int, rng: np.random.Generator) -> list[Example]:
@@ -136,7 +153,7 @@ def _by_tuning(
 
         def loss(noised: Noised, predict: Predict) -> torch.Tensor:
             tuned = _states(exact, [kept[drawn[0]]])[0]
-            held = preservation(tuned, untuned[drawn[0]], spans[drawn[0]], options.mark_weight, options.rest_weight)
+            held = preservation(tuned, untuned[drawn[0]].to(tuned.device), spans[drawn[0]], options.mark_weight, options.rest_weight)
             return denoising_loss(predict(TRAINED), noised.target, noised.weights) + held
 
         tail = fit(

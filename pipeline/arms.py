@@ -15,10 +15,11 @@ from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
+from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, require_fitting, sampling_value
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
+from pipeline.named_subjects import require_named
 from pipeline.prompt_file import evaluation_prompts, training_prompts
 
 # Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
@@ -129,7 +130,12 @@ def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) 
 
 
 def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combination: Combination) -> Combination:
-    """The combination with its evaluation prompts; ValueError if it does not have what an arm needs."""
+    """The combination with its evaluation prompts; ValueError if it does not have what an arm needs, or its prompts have not.
+
+    Prompts are looked at as each arm names the subjects; training prompts for arms that a refit draws a pool of.
+    """
+    templates, pools = evaluation_prompts(config, combination.key), {arm.refit.of for arm in arms.values() if arm.refit}
+    named = plan.fill_prompts(combination, templates)
     for arm in arms.values():
         if arm.options.needs_objects:
             require_objects(combination, f"methods.{arm.label}")
@@ -141,7 +147,18 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
         if scales is not None and len(scales) != len(combination.objects):
             count = len(combination.objects)
             raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
-    return plan.fill_prompts(combination, evaluation_prompts(config, combination.key))
+        drawn = [*templates, *(training_prompts(config, combination.key) if arm.label in pools else ())]
+        require_fitting(f"methods.{arm.label}", arm.options, combination)
+        _require_filled(f"methods.{arm.label}", arm.options, combination, drawn)
+    return named
+
+
+def _require_filled(place: str, options: Personalization, combination: Combination, templates: Sequence[str]) -> None:
+    try:
+        plan.fill_prompts(options.view(combination), templates)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    require_named(place, options, combination, templates)
 
 
 def fit_folder(run_dir: Path, arm: ResolvedArm, combination: str, fit: int) -> Path:

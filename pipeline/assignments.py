@@ -22,6 +22,7 @@ from pipeline.config import Models, RunConfig
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
 from pipeline.hyperparameters import check_hyperparameters
+from pipeline.named_subjects import require_named
 from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
 
@@ -49,7 +50,7 @@ def check_queries(config: RunConfig) -> None:
 
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
-    """The combination with the run's prompts filled in; ValueError if it lacks masks that the run needs."""
+    """The combination with the run's prompts filled in; ValueError if it or a prompt lacks what the run needs."""
     method = method_of(config)
     if method.needs_objects:
         require_objects(combination, config.method.name)
@@ -57,7 +58,11 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
         require_masks(combination, config.method.name)
     if sampling_of(config).wants_layouts:
         require_layouts(combination, "sampling")
-    return named_prompts(config, combination, templates_of(config, combination.key))
+    templates = templates_of(config, combination.key)
+    named = named_prompts(config, combination, templates)
+    require_fitting("method", method_of(config), combination)
+    require_named("method", method_of(config), combination, [*templates, *config.watched_prompts])
+    return named
 
 
 def named_prompts(config: RunConfig, combination: Combination, templates: Sequence[str]) -> Combination:
@@ -122,6 +127,14 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     except ValueError as error:
         raise ValueError(f"{place}.{error}") from None
     return values
+
+
+def require_fitting(place: str, options: Personalization, combination: Combination) -> None:
+    """Raise ValueError, naming the `place` in the file, for what the method cannot be fitted with to the combination."""
+    try:
+        options.require(combination)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from None
 
 
 # Fits of one subject alone lie beside the runs, so that all combinations of all runs share them.

@@ -128,7 +128,8 @@ class BenchmarkConfig(Settings):
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Hyperparameters of every arm whose method has them, unless the arm says otherwise."""
     sampling: Sampling = Sampling(negative_prompt=None, gamma=0.0)
-    """How an image is drawn, unless the arm says otherwise."""
+    """How an image is drawn, unless the arm says otherwise; what neither says is as the arm's method has it. Without any: no mean
+    shift and no negative prompt."""
     methods: Annotated[dict[Label, Arm], Field(min_length=1)]
     """The arms by label. More can be added to a run; one that has been drawn cannot change."""
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = ("detect_and_compare",)
@@ -179,8 +180,12 @@ class BenchmarkConfig(Settings):
 
 
 def load_benchmark(path: Path, overrides: Sequence[str] = ()) -> BenchmarkConfig:
-    """The benchmark file at `path` with overrides applied; ValueError of one line, as `config.load_run`."""
-    return load_settings(BenchmarkConfig, path, overrides)
+    """The benchmark file at `path` with overrides applied and each method's own `sampling` where neither file nor arm says anything;
+    ValueError of one line, as `config.load_run`."""
+    # Made of the models of this file.
+    from pipeline import method_sampling
+
+    return method_sampling.of_benchmark(load_settings(BenchmarkConfig, path, overrides))
 
 
 def drawing(dump: Mapping[str, Any]) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class RunConfig(Settings):
     watched_images: Count = 2
     """Images per watched prompt, combination and round."""
     sampling: Sampling = Sampling()
-    """How an image is drawn."""
+    """How an image is drawn; what is left out is as the method has it (for mudi, the defaults above)."""
     score: Scoring = Scoring()
     """How an image is judged."""
     retrain: Retraining = Retraining()
@@ -257,11 +257,13 @@ class RunConfig(Settings):
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with overrides applied and the templates of a prompt file in place of its path; see `load_settings`."""
-    # That file is made of the models of this one.
+    """The run file at `path` with overrides applied, the templates of a prompt file in place of its path, and the method's own
+    `sampling` where the file says nothing; see `load_settings`."""
+    # Those files are made of the models of this one.
+    from pipeline import method_sampling
     from pipeline.prompt_file import with_templates
 
-    return with_templates(load_settings(RunConfig, path, overrides))
+    return method_sampling.of_run(with_templates(load_settings(RunConfig, path, overrides)))
 
 
 def deciding(dump: dict[str, Any]) -> dict[str, Any]:

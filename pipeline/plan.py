@@ -58,8 +58,8 @@ def fill_prompts(combination: Combination, templates: Sequence[str], watched_tem
     a placeholder that names no subject, for a template without any, which would draw no subject, and for one that names
     subjects of the same words in another order than the combination's, by which their occurrences are told apart.
     """
-    drawn = [Prompt(prompt_id=f"p{i:02}", text=_fill(combination, text)) for i, text in enumerate(templates)]
-    texts = [_fill(combination, text) for text in watched_templates]
+    drawn = [Prompt(prompt_id=f"p{i:02}", text=_text(combination, text)) for i, text in enumerate(templates)]
+    texts = [_text(combination, text) for text in watched_templates]
     watched = [Prompt(prompt_id=f"{WATCHED}{i:02}", text=text, watched=True) for i, text in enumerate(texts)]
     return replace(combination, prompts=(*drawn, *watched))
 
@@ -150,21 +150,32 @@ def _chunk(keys: Sequence[CandidateKey], seeds: Sequence[int], *, prompt: str, a
     )
 
 
-def _fill(combination: Combination, template: str) -> str:
+def _text(combination: Combination, template: str) -> str:
+    return "".join(words for _, words in pieces(combination, template))
+
+
+def pieces(combination: Combination, template: str) -> list[tuple[str | None, str]]:
+    """The parts of a filled template in their order: the key of the subject that a part names, or None, and the part's words.
+
+    Raises ValueError as `fill_prompts` does.
+    """
     phrases = {subject.key: subject.phrase for subject in combination.subjects}
-    named = [f"a {phrase}" for phrase in phrases.values()]
-    values = {"subjects": f"{', '.join(named[:-1])} and {named[-1]}", **phrases}
+    joints = ["a ", *[", a "] * (len(phrases) - 2), " and a "]
+    listed = [piece for joint, named in zip(joints, phrases.items()) for piece in ((None, joint), named)]
+    values = {"subjects": listed, **{key: [(key, phrase)] for key, phrase in phrases.items()}}
     allowed = ", ".join(f"{{{name}}}" for name in values)
-    placeholders = re.findall(r"\{([^{}]*)\}", template)
-    if not placeholders:
+    # Every other part is what braces hold.
+    parts = re.split(r"\{([^{}]*)\}", template)
+    if len(parts) == 1:
         raise ValueError(f"prompt {template!r}: names no subject; write one or more of {allowed} into it")
-    if template.count("{") != len(placeholders) or template.count("}") != len(placeholders):
+    if any("{" in literal or "}" in literal for literal in parts[::2]):
         raise ValueError(f"prompt {template!r}: unbalanced braces; braces hold one of {allowed}")
-    for name in placeholders:
+    for name in parts[1::2]:
         if name not in values:
             raise ValueError(f"prompt {template!r}: unknown placeholder {{{name}}}; combination {combination.key!r} allows {allowed}")
-    _require_order(phrases, [key for name in placeholders for key in (phrases if name == "subjects" else [name])], template)
-    return re.sub(r"\{([^{}]*)\}", lambda match: values[match[1]], template)
+    found = [piece for i, part in enumerate(parts) for piece in (values[part] if i % 2 else [(None, part)])]
+    _require_order(phrases, [key for key, _ in found if key is not None], template)
+    return found
 
 
 def _require_order(phrases: Mapping[str, str], mentioned: Sequence[str], template: str) -> None:

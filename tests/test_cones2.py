@@ -295,7 +295,16 @@ def test_a_refit_of_a_method_without_lora_is_refused(backbone, tmp_path, two_dog
 
 
 @pytest.mark.parametrize(
-    "values", [{"tuning": "lora"}, {"objective": "dco"}, {"preserve_prompts": "list"}, {"mark_weight": -1}, {"learning_rate": 0}]
+    "values",
+    [
+        {"tuning": "lora"},
+        {"objective": "dco"},
+        {"preserve_prompts": "list"},
+        {"preserve_prompts": []},
+        {"preserve_prompts": ["a dog", " "]},
+        {"mark_weight": -1},
+        {"learning_rate": 0},
+    ],
 )
 def test_impossible_hyperparameters_are_refused(values):
     (name,) = values

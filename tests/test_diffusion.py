@@ -1,12 +1,16 @@
 """The denoising loop, held against diffusers' own pipeline on the same weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
 from mudi.conditioning import encode_negative, encode_prompts
-from mudi.diffusion import alphas_cumprod, decode, denoise, encode, euler_schedule, generators, is_valid, standard_noise
+from mudi.diffusion import Edit, alphas_cumprod, decode, denoise, encode, euler_schedule, generators, is_valid, standard_noise
+from mudi.sampling import Sampling
+from mudi.solvers import renoise_amount
 
 
 def pipeline_of(backbone) -> StableDiffusionXLPipeline:
@@ -77,7 +81,62 @@ def test_broken_latents_are_told_from_pictures(miniature):
     assert [is_valid(image) for image in decode(miniature, torch.cat([broken, fine]))] == [False, True]
 
 
-@pytest.mark.parametrize("steps", [0, 1001])
+@pytest.mark.parametrize("steps", [0, 1000, 1001])
 def test_impossible_step_counts_are_refused(miniature, steps):
-    with pytest.raises(ValueError, match=str(steps)):
+    """Offset 1 lays 1000 steps from timestep 1000, which a model of 0 to 999 does not have."""
+    with pytest.raises(ValueError, match=f"steps = {steps}.* allowed are 1 to 999"):
         euler_schedule(miniature, steps)
+    with pytest.raises(ValueError, match=f"steps = {steps}: allowed are 1 to 999"):
+        Sampling(steps=steps)
+
+
+@pytest.mark.parametrize(("offset", "steps"), [(1, 999), (1, 500), (0, 1000), (0, 7)])
+def test_noise_falls_at_every_step_of_the_longest_schedules_too(miniature, offset, steps):
+    """And is that of diffusers."""
+    scheduler = EulerDiscreteScheduler.from_config(miniature.scheduler.config, steps_offset=offset)
+    _, sigmas = euler_schedule(replace(miniature, scheduler=scheduler), steps)
+    scheduler.set_timesteps(steps)
+    assert (sigmas.diff() < 0).all()
+    torch.testing.assert_close(sigmas, scheduler.sigmas, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changed", [{"rescale_betas_zero_snr": True}, {"trained_betas": [0.001] * 1000}])
+def test_other_betas_are_refused_and_not_passed_over(miniature, changed):
+    """diffusers gives such checkpoints other noise levels than the plain ones: with zero terminal SNR the first is above 1000."""
+    scheduler = EulerDiscreteScheduler.from_config(miniature.scheduler.config, **changed)
+    assert not torch.allclose(scheduler.alphas_cumprod, alphas_cumprod(miniature), rtol=1e-2)
+    with pytest.raises(ValueError, match=f"scheduler with {next(iter(changed))}: only the plain"):
+        alphas_cumprod(replace(miniature, scheduler=scheduler))
+
+
+def test_a_redone_step_receives_what_it_began_with_in_noise(miniature):
+    """Of 4 steps the first 2 are done three times each. Every answer is all the noise there is on data of 0, so a pass leaves sigma'
+    of it, and the pass that does the step again must receive that plus sqrt(sigma^2 - sigma'^2) times each row's own next noise:
+    of unit noise the variance sigma^2 again. A step that is not redone receives what the last pass left."""
+    _, sigmas = euler_schedule(miniature, 4)
+    noise, asked, received = standard_noise(miniature, generators([1, 2])), [], []
+
+    def all_is_noise(backbone, batch, timestep, condition):
+        sigma = sigmas[asked[-1]]
+        received.append(batch * (sigma**2 + 1).sqrt())
+        return received[-1] / sigma
+
+    edit = Edit(before=asked.append, steps=2, repeats=2, sources=generators([7, 8]))
+    positive = encode_prompts(miniature, ["a red dog"] * 2)
+    denoise(miniature, noise, positive, positive, steps=4, guidance_scale=1.0, edit=edit, predicting=all_is_noise)
+    assert asked == [0, 0, 0, 1, 1, 1, 2, 3]
+    sources = generators([7, 8])
+    for index, following, before, after in zip(asked, asked[1:], received, received[1:]):
+        expected = sigmas[index + 1] / sigmas[index] * before
+        if following == index:
+            drawn = torch.stack([torch.randn(noise.shape[1:], generator=source) for source in sources])
+            expected = expected + (sigmas[index] ** 2 - sigmas[index + 1] ** 2).sqrt() * drawn
+        torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_noise_is_added_only_from_a_lower_level_to_a_higher_one():
+    """5^2 = 3^2 + 4^2."""
+    assert renoise_amount(5.0, 3.0) == 4.0
+    for sigma, following in ((1.0, 2.0), (1.0, -0.5)):
+        with pytest.raises(ValueError, match="only where noise falls"):
+            renoise_amount(sigma, following)

@@ -2,18 +2,12 @@
 
 import pytest
 import torch
+from cfg_plus_plus_steps import by_definition, cfg_plus_plus_step
 
 from mudi.conditioning import encode_negative, encode_prompts
-from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, predict, standard_noise
+from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, standard_noise
 from mudi.guidance import cfg_plus_plus, cfg_plus_plus_weight, classifier_free
 from mudi.solvers import SOLVERS
-
-
-def cfg_plus_plus_step(latents, unconditional, conditional, lam, signal, following):
-    """Algorithm 2 of arXiv 2406.08070: the denoised latents from the guided noise, renoised with the unconditional one."""
-    guided = unconditional + lam * (conditional - unconditional)
-    denoised = (latents - (1 - signal) ** 0.5 * guided) / signal**0.5
-    return following**0.5 * denoised + (1 - following) ** 0.5 * unconditional
 
 
 def test_a_step_by_hand():
@@ -26,18 +20,6 @@ def test_a_step_by_hand():
     noise = classifier_free(torch.tensor(0.5), torch.tensor(0.9), weight)
     after, _ = SOLVERS["ddim"].step(torch.tensor(1.0) / 0.25**0.5, noise, torch.tensor(3**0.5), torch.tensor(0.75), None)
     assert after.item() * 0.64**0.5 == pytest.approx(0.8746259, abs=1e-6)
-
-
-@torch.no_grad()
-def by_definition(backbone, noise, positive, negative, steps, lam, last_signal):
-    """CFG++ step by step, in variance-preserving latents, each side predicted alone."""
-    timesteps, sigmas = euler_schedule(backbone, steps)
-    signals = [*(1 / (sigmas[:-1] ** 2 + 1)), torch.tensor(last_signal)]
-    latents = noise
-    for timestep, signal, following in zip(timesteps, signals, signals[1:]):
-        sides = [predict(backbone, latents, timestep, side) for side in (negative, positive)]
-        latents = cfg_plus_plus_step(latents, *sides, lam, signal, following)
-    return latents
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "ddim"])

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from mudi import models
 from mudi.box_attention import attention_bias, score_std, token_weights
 from mudi.diffusion import alphas_cumprod, euler_schedule
-from mudi.layout_guidance import LayoutGuidance, chosen_levels, cross_levels, edit_sigmas, guided_attention, renoise_amount
+from mudi.layout_guidance import LayoutGuidance, chosen_levels, cross_levels, edit_sigmas, guided_attention
 from mudi.miniature import architectures
 from mudi.random_weights import empty_unet
 
@@ -363,22 +363,3 @@ def test_the_edit_fades_within_its_window(backbone):
     assert edit_sigmas(sigmas, alphas, LayoutGuidance())[::29] == pytest.approx([14.6146, 0.02917], rel=1e-3)
     own = edit_sigmas(sigmas, alphas, LayoutGuidance(steps=12, shift_schedule=False))
     assert own == [*sigmas[:12].tolist(), *[None] * 18]
-
-
-def test_a_redone_step_keeps_the_noise_level():
-    """Five steps from exact noise, data + sigma * noise -> data + sigma' * noise, each redone twice. The variance about the
-    data is sigma^2 before each run; of 40000 values, within five standard errors, 5 * sqrt(2 / 40000) = 3.5 %."""
-    assert renoise_amount(5.0, 3.0) == 4.0
-    source, data = torch.Generator().manual_seed(0), 7.0
-    sigmas = [14.6, 6.0, 2.5, 1.0, 0.3, 0.0]
-    latents = data + sigmas[0] * torch.randn(40000, generator=source)
-    for sigma, following in zip(sigmas, sigmas[1:]):
-        for _ in range(3):
-            assert ((latents - data) ** 2).mean().item() == pytest.approx(sigma**2, rel=0.035)
-            predicted = (latents - data) / sigma
-            latents = latents + (following - sigma) * predicted
-            stepped, latents = latents, latents + renoise_amount(sigma, following) * torch.randn(40000, generator=source)
-        latents = stepped
-    assert torch.allclose(latents, torch.full_like(latents, data), atol=1e-5)
-    with pytest.raises(ValueError, match="only where noise falls"):
-        renoise_amount(1.0, 2.0)

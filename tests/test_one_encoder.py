@@ -1,7 +1,10 @@
 """Models with one text encoder, noise or velocity, and the solvers: held against diffusers' own pipeline and schedulers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from cfg_plus_plus_steps import by_definition
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -14,7 +17,7 @@ from mudi import models
 from mudi.conditioning import encode_negative, encode_prompts
 from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, noise_of, predict, standard_noise, target_of
 from mudi.full_sizes import FAMILIES
-from mudi.guidance import classifier_free
+from mudi.guidance import cfg_plus_plus, classifier_free
 from mudi.miniature import architectures
 from mudi.miniature.captions import TOKENS, build_tokenizer
 
@@ -80,6 +83,28 @@ def test_ddim_is_that_of_diffusers(backbone):
     scheduler.set_timesteps(6)
     ours = denoise(backbone, noise, *told(backbone), steps=6, guidance_scale=GUIDANCE, scheduler="ddim")
     torch.testing.assert_close(ours, drawn_by(scheduler, backbone, noise), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [GUIDANCE, cfg_plus_plus(0.6)], ids=["cfg", "cfg++"])
+def test_ddim_that_begins_its_last_step_at_the_first_timestep_ends_without_noise(backbone, guidance):
+    """steps_offset 0 goes with `set_alpha_to_one` True in diffusers, whose DDIM has both by default."""
+    backbone = replace(backbone, scheduler=EulerDiscreteScheduler.from_config(backbone.scheduler.config, steps_offset=0))
+    noise = standard_noise(backbone, generators([5]))
+    scheduler = DDIMScheduler.from_config(backbone.scheduler.config, steps_offset=0, set_alpha_to_one=True, clip_sample=False)
+    scheduler.set_timesteps(6)
+    assert scheduler.timesteps[-1] == 0
+    ours = denoise(backbone, noise, *told(backbone), steps=6, guidance_scale=guidance, scheduler="ddim")
+    by_steps = by_definition(backbone, noise, *told(backbone), 6, 0.6, 1.0)
+    theirs = by_steps if callable(guidance) else drawn_by(scheduler, backbone, noise)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "ddim"])
+def test_the_loop_makes_the_steps_of_cfg_plus_plus(backbone, scheduler):
+    """Of noise and of velocity, both sides turned into noise before they are guided."""
+    noise, last = standard_noise(backbone, generators([2])), 1.0 if scheduler == "euler" else float(alphas_cumprod(backbone)[0])
+    ours = denoise(backbone, noise, *told(backbone), steps=5, guidance_scale=cfg_plus_plus(0.6), scheduler=scheduler)
+    torch.testing.assert_close(ours, by_definition(backbone, noise, *told(backbone), 5, 0.6, last), rtol=1e-4, atol=1e-4)
 
 
 def test_dpmpp_2m_is_that_of_diffusers(backbone):

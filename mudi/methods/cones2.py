@@ -42,6 +42,7 @@ class Cones2(Personalization):
     name: ClassVar[str] = "cones2"
     refits: ClassVar[bool] = False
     lora_targets: ClassVar[tuple[str, ...] | None] = None
+    residuals: ClassVar[bool] = True
     steps: int = 4000
     learning_rate: float | None = None
     accumulation: int = 1
@@ -57,6 +58,8 @@ class Cones2(Personalization):
     def __post_init__(self) -> None:
         if self.objective != "denoising":
             raise ValueError(f"objective = {self.objective!r}: Cones 2 has no other than 'denoising'; leave it out")
+        if isinstance(self.preserve_prompts, list):
+            object.__setattr__(self, "preserve_prompts", tuple(self.preserve_prompts))
         self.residual_settings()
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.tuning])
@@ -72,6 +75,11 @@ class Cones2(Personalization):
     def view(self, combination: Combination) -> Combination:
         """The combination with each subject named by its class noun alone, which is its photos' caption too."""
         return replace(combination, subjects=tuple(map(_bare, super().view(combination).subjects)))
+
+    def require(self, combination: Combination) -> None:
+        """Raise ValueError for a sentence of `preserve_prompts` without the noun of one of the subjects, each of which it holds."""
+        for subject in self.view(combination).subjects:
+            self.residual_settings().preserved(subject.class_noun)
 
     def single_recipe(self, combination: Combination) -> dict[str, object]:
         """What decides a subject's fit beside the subject, the seed and the model."""
