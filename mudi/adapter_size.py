@@ -11,6 +11,7 @@ from mudi.adapters import LoraSettings, contents
 from mudi.encoder_tuning import lora_numbers, whole_numbers
 from mudi.full_sizes import FAMILIES
 from mudi.merging import DOWN, PREFIX, UP
+from mudi.models import MINIATURES, RANDOM, find_folder
 
 FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
 CONFIG = "config.json"
@@ -38,6 +39,13 @@ def read_architecture(folder: Path) -> Architecture:
         return replace(published("sdxl"), assumed=True)
     found = [part for part in (*PARTS, SECOND) if (folder / part / CONFIG).is_file()]
     return _described({part: json.loads((folder / part / CONFIG).read_text(encoding="utf-8")) for part in found})
+
+
+def known_architecture(backbone: str) -> Architecture:
+    """What is known of the backbone of this name without loading or fetching it."""
+    if matched := RANDOM.fullmatch(backbone):
+        return published(matched["family"])
+    return read_architecture(find_folder(backbone) if backbone in MINIATURES else Path(backbone).expanduser())
 
 
 def published(family: str) -> Architecture:

@@ -7,20 +7,23 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from mudi.dataset import check_images, load_combination, require_masks, require_objects
-from mudi.layout import require_layouts
+from pydantic import ValidationError
+
+from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, require_fitting, sampling_value
+from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
 from pipeline.named_subjects import require_named
 from pipeline.prompt_file import evaluation_prompts, training_prompts
+from pipeline.requirements import require
+from pipeline.run_file import mistake_in
 
 # Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
 POOL_SEED = 1
@@ -115,7 +118,10 @@ def _sampling(config: BenchmarkConfig, label: str, values: Mapping) -> Sampling:
     given = {key: value for key, value in values.items() if key != "batch"}
     if unknown := sorted(set(given) - {field.name for field in fields(Sampling)}):
         raise ValueError(f"methods.{label}: sampling has no key {unknown[0]!r}; allowed: {', '.join(f.name for f in fields(Sampling))}")
-    checked = SamplingSpec.model_validate_json(json.dumps({**given, "batch": config.sampling.batch}))
+    try:
+        checked = SamplingSpec.model_validate_json(json.dumps({**given, "batch": config.sampling.batch}))
+    except ValidationError as error:
+        raise ValueError(f"methods.{label}.sampling.{mistake_in(error)}") from None
     return sampling_value(f"methods.{label}.sampling", checked)
 
 
@@ -137,18 +143,8 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
     templates, pools = evaluation_prompts(config, combination.key), {arm.refit.of for arm in arms.values() if arm.refit}
     named = plan.fill_prompts(combination, templates)
     for arm in arms.values():
-        if arm.options.needs_objects:
-            require_objects(combination, f"methods.{arm.label}")
-        if arm.options.needs_masks or arm.options.sampling.gamma:
-            require_masks(combination, f"methods.{arm.label}")
-        if arm.options.sampling.wants_layouts:
-            require_layouts(combination, f"methods.{arm.label}")
-        scales = arm.options.sampling.scales
-        if scales is not None and len(scales) != len(combination.objects):
-            count = len(combination.objects)
-            raise ValueError(f"methods.{arm.label}: sampling.scales has {len(scales)} numbers, {combination.key} {count} subjects")
+        require(f"methods.{arm.label}", arm.options, combination, config.models.backbone)
         drawn = [*templates, *(training_prompts(config, combination.key) if arm.label in pools else ())]
-        require_fitting(f"methods.{arm.label}", arm.options, combination)
         _require_filled(f"methods.{arm.label}", arm.options, combination, drawn)
     return named
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mudi import models
-from mudi.dataset import check_images, load_combination, require_masks, require_objects
-from mudi.layout import require_layouts
+from mudi.dataset import check_images, load_combination
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
@@ -24,6 +23,7 @@ from pipeline.fit_job import FitJob
 from pipeline.hyperparameters import check_hyperparameters
 from pipeline.named_subjects import require_named
 from pipeline.prompt_file import templates_of
+from pipeline.requirements import require
 from pipeline.stages import StageSettings
 
 # Kept candidates, best first: id and prompt; and those of each combination.
@@ -52,16 +52,10 @@ def check_queries(config: RunConfig) -> None:
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it or a prompt lacks what the run needs."""
     method = method_of(config)
-    if method.needs_objects:
-        require_objects(combination, config.method.name)
-    if method.needs_masks or config.sampling.gamma or config.rounds:
-        require_masks(combination, config.method.name)
-    if sampling_of(config).wants_layouts:
-        require_layouts(combination, "sampling")
+    require("method", method, combination, config.models.backbone, masks=config.rounds > 0)
     templates = templates_of(config, combination.key)
     named = named_prompts(config, combination, templates)
-    require_fitting("method", method_of(config), combination)
-    require_named("method", method_of(config), combination, [*templates, *config.watched_prompts])
+    require_named("method", method, combination, [*templates, *config.watched_prompts])
     return named
 
 
@@ -127,14 +121,6 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     except ValueError as error:
         raise ValueError(f"{place}.{error}") from None
     return values
-
-
-def require_fitting(place: str, options: Personalization, combination: Combination) -> None:
-    """Raise ValueError, naming the `place` in the file, for what the method cannot be fitted with to the combination."""
-    try:
-        options.require(combination)
-    except ValueError as error:
-        raise ValueError(f"{place}.{error}") from None
 
 
 # Fits of one subject alone lie beside the runs, so that all combinations of all runs share them.

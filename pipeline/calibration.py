@@ -21,8 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mudi import models
-from mudi.adapter_size import Architecture, published, read_architecture
+from mudi.adapter_size import Architecture, known_architecture
 from pipeline.assignments import located
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig, workers_of
@@ -59,10 +58,7 @@ class Calibration:
 
 def architecture_of(config: RunConfig | BenchmarkConfig) -> Architecture:
     """What is known of the run's backbone without loading or fetching it."""
-    name = config.models.backbone
-    if matched := models.RANDOM.fullmatch(name):
-        return published(matched["family"])
-    return read_architecture(models.find_folder(name) if name in models.MINIATURES else Path(name).expanduser())
+    return known_architecture(config.models.backbone)
 
 
 def settings_of(config: RunConfig | BenchmarkConfig) -> dict:

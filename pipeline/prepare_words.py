@@ -1,6 +1,5 @@
 """The words of a prepared folder: asked of a writer where they are new, kept where a person wrote them, checked before use."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -10,13 +9,13 @@ from mudi.identifiers import IDENTIFIERS, check_identifier
 from mudi.metadata_file import text_of
 from mudi.names import check_subject_key, is_device
 from mudi.photos import read_image
+from mudi.vocabularies import tokenizers_of
 from pipeline.failure import RunFailedError
 from pipeline.prepare_masks import Progress
 from pipeline.subjects_file import PhotoEntry, SubjectEntry, SubjectsFile
 from pipeline.wording import Writer
 
 LOOKED_AT = 4
-SDXL_TOKENS = 77
 PROMPTS = 10
 LAYOUTS = 4
 
@@ -120,7 +119,10 @@ def check_tokens(file: SubjectsFile, path: Path, backbone: str | None) -> list[s
     """One sentence for each caption that the text encoders of `backbone` cut off. ValueError for an identifier of `path`
     that is not one rare token to both; without a `backbone`, to SDXL's.
     """
-    tokenizers, context = _tokenizers(backbone)
+    found = tokenizers_of(backbone or "random-sdxl")
+    if found is None:
+        raise ValueError(f"backbone {backbone!r} is not here, so its words are not known; give a folder, or none for SDXL's words")
+    tokenizers, context = found
     notes = []
     for key, entry in file.subjects.items():
         try:
@@ -131,21 +133,6 @@ def check_tokens(file: SubjectsFile, path: Path, backbone: str | None) -> list[s
             if (length := max(len(tokenizer(photo.caption).input_ids) for tokenizer in tokenizers)) > context:
                 notes.append(f"{name}: the caption is {length} tokens long and {context} are read; shorten it")
     return notes
-
-
-def _tokenizers(backbone: str | None) -> tuple[list, int]:
-    """The tokenizers that prompts go through, and how many tokens are read. SDXL's two have one vocabulary."""
-    if backbone is None:
-        from mudi.clip_vocabulary import clip_tokenizer
-
-        return [clip_tokenizer()], SDXL_TOKENS
-    from transformers import CLIPTokenizer
-
-    from mudi.models import find_folder
-
-    folder = find_folder(backbone)
-    context = json.loads((folder / "text_encoder" / "config.json").read_bytes())["max_position_embeddings"]
-    return [CLIPTokenizer.from_pretrained(folder / part, local_files_only=True) for part in ("tokenizer", "tokenizer_2")], context
 
 
 def _new_subject(key: str, photos: Mapping[str, Path], writer: Writer, others: Mapping[str, SubjectEntry]) -> SubjectEntry:

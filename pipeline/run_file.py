@@ -81,8 +81,7 @@ def _apply(values: dict[str, Any], override: str) -> yaml_lines.Key:
 def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path, origins: dict[yaml_lines.Key, str]) -> str:
     """One line about the first error, and how many more there are."""
     first = errors[0]
-    # "<list>" and the like say which of several forms a value has; they are no keys of the file.
-    key = tuple(part for part in first["loc"] if not str(part).startswith("<"))
+    key = _key(first)
     place = _place(key, path, origins)
     name = _dotted(key)
     more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
@@ -93,7 +92,23 @@ def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path,
             return f"{place}: missing key {name!r}; add it{more}"
         case "value_error":
             return f"{place}: {name + ': ' if name else ''}{first['ctx']['error']}{more}"
-    return f"{place}: {name}: {first['msg'][0].lower()}{first['msg'][1:]}, got {json.dumps(first['input'])[:80]}{more}"
+    return f"{place}: {name}: {_kind(first)}{more}"
+
+
+def mistake_in(values: ValidationError) -> str:
+    """The first mistake in values that were put together from several places of a file, from their key on."""
+    first = values.errors()[0]
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else _kind(first)
+    return ": ".join(filter(None, (_dotted(_key(first)), said)))
+
+
+def _key(error: ErrorDetails) -> yaml_lines.Key:
+    """Where the mistake is. "<list>", "literal[...]" and the like say which of several forms a value has; they are no keys of a file."""
+    return tuple(part for part in error["loc"] if not re.search(r"[<\[]", str(part)))
+
+
+def _kind(error: ErrorDetails) -> str:
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {json.dumps(error['input'])[:80]}"
 
 
 def _dotted(key: yaml_lines.Key) -> str:

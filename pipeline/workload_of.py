@@ -17,6 +17,7 @@ from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.class_priors import FOLDER, needs_of
 from pipeline.config import RunConfig
 from pipeline.fit_job import FitJob, options_of
+from pipeline.layout_levels import check_levels
 from pipeline.prompt_file import evaluation_prompts, templates_of
 from pipeline.run_folder import refuse_another_run, run_folder
 from pipeline.tables import CHUNK_FILES, BrokenFileError, added_scores, paths, read_file
@@ -27,7 +28,8 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
     A combination folder that is not here is counted as the subjects that its prompts name, or two, without photos, and said
-    in `assumed`. ValueError if the run folder holds a run with other settings, which a start would refuse to go on with.
+    in `assumed`. ValueError for what a start would refuse: a run folder that holds a run with other settings, and what the
+    combinations that are here, or the backbone if it is, lack.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
@@ -41,8 +43,23 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     counted = "counted as the subjects that their prompts name, or two, without photos"
     notes = (f"{count} are not here (first {absent[0]}): {counted}",) if absent else ()
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
+    _refuse(config, [combination for folder, combination in zip(config.combinations, combinations) if folder not in absent])
     phases, shared = build(config, combinations, run_dir)
     return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)
+
+
+def _refuse(config: RunConfig | BenchmarkConfig, here: Sequence[Combination]) -> None:
+    """Raise ValueError for what a start of the run would refuse, as far as that can be known without weights."""
+    if isinstance(config, BenchmarkConfig):
+        arms = planning.resolve(config)
+        check_levels(config, planning.samplings_of(arms))
+        for combination in here:
+            planning.with_prompts(config, arms, combination)
+        return
+    assignments.check_queries(config)
+    check_levels(config, {"sampling": assignments.sampling_of(config)})
+    for combination in here:
+        assignments.with_prompts(config, combination)
 
 
 def _placeholder(config: RunConfig | BenchmarkConfig, name: str) -> Combination:
