@@ -45,7 +45,7 @@ def synthetic_grams(layers: dict, source):
 
     grams = Grams()
     for name, layer in layers.items():
-        key, width = shared_key(name, layer), layer.in_features
+        key, width = shared_key(name, layer.in_features), layer.in_features
         grams.keys[name] = key
         if key in grams.sums:
             continue

@@ -32,7 +32,8 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import folder_sha256, run_folder, sole_driver
+    from pipeline.run_folder import run_folder, sole_driver
+    from pipeline.run_inputs import inputs_of
 
     began = time.perf_counter()
     config = on_the_cluster_of_this_job(load_benchmark(run_file, overrides or ()))
@@ -42,9 +43,8 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     check_levels(config, arms.samplings_of(resolved))
     combinations = arms.load_combinations(config, resolved)
     check_metrics(config, combinations)
-    inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}
     with connected(config.cluster), ExitStack() as stack:
-        run_dir = open_benchmark(config, combinations, inputs)
+        run_dir = open_benchmark(config, combinations, inputs_of(config))
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         planned = plan_now(config, run_dir)

@@ -29,7 +29,8 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import folder_sha256, open_run, run_folder, sole_driver
+    from pipeline.run_folder import open_run, run_folder, sole_driver
+    from pipeline.run_inputs import inputs_of
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())
@@ -39,9 +40,8 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     assignments.hyperparameters_of(config)
     check_levels(config, {"sampling": assignments.sampling_of(config)})
     combinations = assignments.load_combinations(config)
-    inputs = {f"combination {folder.name}": folder_sha256(folder) for folder in config.combinations}
     with connected(config.cluster), ExitStack() as stack:
-        run_dir = open_run(config, inputs, subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})
+        run_dir = open_run(config, inputs_of(config), subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         planned = plan_now(config, run_dir)

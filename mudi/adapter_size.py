@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
+from mudi import grams
 from mudi.adapters import LoraSettings, contents
 from mudi.encoder_tuning import lora_numbers, whole_numbers
 from mudi.full_sizes import FAMILIES
+from mudi.merging import DOWN, PREFIX, UP
 
 FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
 CONFIG = "config.json"
@@ -64,8 +66,8 @@ def lora_shapes(unet: Mapping, lora: LoraSettings) -> Shapes:
             for layer, inputs in (("to_q", width), ("to_k", source), ("to_v", source), ("to_out.0", width)):
                 name = f"{prefix}.{attention}.{layer}"
                 if any(name.endswith(f".{target}") for target in lora.targets):
-                    shapes[f"unet.{name}.lora_A.weight"] = (lora.rank, inputs)
-                    shapes[f"unet.{name}.lora_B.weight"] = (width, lora.rank)
+                    shapes[f"{PREFIX}{name}{DOWN}"] = (lora.rank, inputs)
+                    shapes[f"{PREFIX}{name}{UP}"] = (width, lora.rank)
     return shapes
 
 
@@ -117,6 +119,13 @@ def file_bytes(shapes: Shapes, metadata: Mapping[str, str]) -> int:
 def lora_bytes(unet: Mapping, lora: LoraSettings) -> int:
     """The size of the file of a LoRA."""
     return file_bytes(lora_shapes(unet, lora), lora_metadata(lora))
+
+
+def gram_bytes(unet: Mapping, targets: Sequence[str]) -> int:
+    """Bytes of the Grams of one subject whose LoRA has these targets (`grams.gram_bytes`), in memory and but for a header on disk."""
+    shapes = lora_shapes(unet, LoraSettings(rank=1, alpha=1, targets=tuple(targets)))
+    layers = {name.removeprefix(PREFIX).removesuffix(DOWN): shape[1] for name, shape in shapes.items() if name.endswith(DOWN)}
+    return grams.bytes_of_widths(layers)
 
 
 def lora_metadata(lora: LoraSettings) -> dict[str, str]:

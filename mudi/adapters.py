@@ -19,6 +19,7 @@ from mudi.dataset import file_sha256
 from mudi.models import Backbone
 from mudi.records import Adapter
 from mudi.residuals import Residual, read_residuals, stored_residuals
+from mudi.weights_identity import weights_identity
 
 # peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
 WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
@@ -141,7 +142,8 @@ def _reach_disk(path: Path) -> None:
 
 def base_facts(backbone: Backbone) -> dict[str, str]:
     """What a manifest says of the model that an adapter was fitted on: adapters that differ here are never merged."""
-    return {"backbone": backbone.name, "precision": str(backbone.dtype).removeprefix("torch.")}
+    precision = str(backbone.dtype).removeprefix("torch.")
+    return {"backbone": backbone.name, "weights": weights_identity(backbone.name), "precision": precision}
 
 
 def _lora_tensors(unet: nn.Module, name: str) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -36,11 +37,11 @@ def subject_grams(
     settings, _ = adapters.read_lora(adapter)
     prompts = [prompt.format(subject.phrase) for prompt in PROMPTS]
     path = _place(adapter, [prompts, positions, steps, seed])
+    grams.clear_parts(path.parent)
     if path.is_file():
-        try:
+        # A broken file stays until the new one takes its place: another process may have found it as well.
+        with suppress(ValueError):
             return grams.load(path)
-        except ValueError:
-            path.unlink()
     adapters.put_on(backbone, adapter)
     layers = grams.attention_layers(backbone.unet, settings.targets)
     fed_by_text = [layer for layer in layers if TEXT.fullmatch(layer)]

@@ -8,7 +8,7 @@ import torch
 from mudi import adapters
 from mudi.concept_grams import PROMPTS, counted
 from mudi.conditioning import encode_prompts
-from mudi.fusion import RIDGE, constrained_merge
+from mudi.fusion import RIDGE, constrained_factors
 from mudi.grams import TEXT
 from mudi.merged import described, lora_states, store_merged, united_rows
 from mudi.merging import DOWN, PREFIX, UP, State
@@ -25,11 +25,11 @@ def constrained_adapter(
 ) -> Adapter:  # fmt: skip
     """Merge K/V LoRAs with token rows into one adapter in `out_dir`, and leave it on the backbone.
 
-    Source: Kumari et al., *Custom Diffusion* (arXiv 2212.04488), eq. 4, solved by `mudi.fusion.constrained_merge` on whole matrices.
+    Source: Kumari et al., *Custom Diffusion* (arXiv 2212.04488), eq. 4, solved by `mudi.fusion.constrained_factors`, where the UNet lies.
     C: the states of "photo of a PHRASE" and "PHRASE" at the phrase and the end mark, V: what each subject's own matrix answers to
     them; K: all words of `neutral_captions` and their end marks, encoded by the bare model (released code: 200 captions of a
-    public data set; ours are our own and more, with a ridge, for SDXL's width). The change W - W0 has no more rank than C has
-    different rows, so a LoRA of that rank is the merge exactly, to rounding. Raises ValueError as `merged_adapter`
+    public data set; ours are our own and more, with a ridge, for SDXL's width). The change W - W0 of whole matrices has
+    no more rank than C has different rows, so a LoRA of that rank is the merge exactly, to rounding. Raises ValueError as `merged_adapter`
     does, and for a LoRA that sits elsewhere than on keys and values of cross-attention.
     """
     settings, states = lora_states(backbone, singles)
@@ -39,13 +39,13 @@ def constrained_adapter(
     rows = united_rows(singles)
     concepts = [concept_states(backbone, single, subject) for single, subject in zip(singles, combination.subjects, strict=True)]
     adapters.detach(backbone)
-    kept = equivalent_rows(neutral_states(backbone, [subject.class_noun for subject in combination.subjects]))
-    constraints, state = torch.cat(concepts), {}
+    neutral, constraints = neutral_states(backbone, [subject.class_noun for subject in combination.subjects]), torch.cat(concepts)
+    factors, state = constrained_factors(neutral, constraints, ridge), {}
     for layer in layers:
-        base = backbone.unet.get_submodule(layer.removeprefix(PREFIX)).weight.detach().double().cpu()
-        values = torch.cat([c @ (base + own[layer + UP].double() @ own[layer + DOWN].double()).T for c, own in zip(concepts, states)])
-        change = constrained_merge(base, kept, constraints, values, ridge) - base
-        state |= _factors(layer, change, len(constraints))
+        base = backbone.unet.get_submodule(layer.removeprefix(PREFIX)).weight.detach().double()
+        values = torch.cat([_answers(own, layer, base, named) for own, named in zip(states, concepts)])
+        up, down = factors(base, values)
+        state |= {layer + DOWN: down.float().cpu(), layer + UP: up.float().cpu()}
     facts = {"seed": seed, **(details or {}), "merge": {
         "kind": "constrained", "ranks": [own.rank for own in settings], "ridge": ridge, "constraints": len(constraints),
         "singles": [described(single) for single in singles],
@@ -55,34 +55,25 @@ def constrained_adapter(
 
 @torch.no_grad()
 def concept_states(backbone: Backbone, single: Adapter, subject: Subject) -> torch.Tensor:
-    """The states (m, D), float64 on the CPU, by which prompts name a subject, encoded with its own token row."""
+    """The states (m, D), float64, by which prompts name a subject, encoded with its own token row."""
     adapters.put_on(backbone, single)
     prompts = [prompt.format(subject.phrase) for prompt in PROMPTS]
     states = encode_prompts(backbone, prompts).states
-    return states[counted(backbone, prompts, subject.phrase, "concept")].double().cpu()
+    return states[counted(backbone, prompts, subject.phrase, "concept")].double()
 
 
 @torch.no_grad()
 def neutral_states(backbone: Backbone, class_nouns: Sequence[str]) -> torch.Tensor:
-    """The states (n, D) of the neutral captions' words and end marks, float64 on the CPU."""
+    """The states (n, D) of the neutral captions' words and end marks, float64."""
     captions = neutral_captions(class_nouns)
     parts = []
     for start in range(0, len(captions), BATCH):
         texts = captions[start : start + BATCH]
-        parts.append(encode_prompts(backbone, texts).states[counted(backbone, texts, "", "real")].double().cpu())
+        parts.append(encode_prompts(backbone, texts).states[counted(backbone, texts, "", "real")].double())
     return torch.cat(parts)
 
 
-def equivalent_rows(rows: torch.Tensor) -> torch.Tensor:
-    """At most D rows with the Gram of these (n, D): all that the merge asks of thousands, and the same for every layer."""
-    values, vectors = torch.linalg.eigh(rows.T @ rows)
-    return values.clamp(min=0).sqrt()[:, None] * vectors.T
-
-
-def _factors(layer: str, change: torch.Tensor, rank: int) -> State:
-    """A change (out, in) of at most that rank as A and B of exactly that rank, filled with zeros."""
-    u, s, v = torch.linalg.svd(change, full_matrices=False)
-    u, s, v = u[:, :rank], s[:rank].sqrt(), v[:rank]
-    missing = rank - len(s)
-    down = torch.nn.functional.pad(s[:, None] * v, (0, 0, 0, missing))
-    return {layer + DOWN: down.float(), layer + UP: torch.nn.functional.pad(u * s, (0, missing)).float()}
+def _answers(own: State, layer: str, base: torch.Tensor, named: torch.Tensor) -> torch.Tensor:
+    """What a subject's own matrix, the base's (out, in) and its LoRA, makes of its states (m, in): (m, out)."""
+    up, down = own[layer + UP].to(base), own[layer + DOWN].to(base)
+    return named @ base.T + (named @ down.T) @ up.T

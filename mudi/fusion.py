@@ -12,6 +12,8 @@ import torch
 
 Factors = tuple[torch.Tensor, torch.Tensor, float]  # B (out, r), A (r, in), scale: the update scale * B A
 Solve = Callable[[torch.Tensor], torch.Tensor]  # rows (n, in) to rows @ inverse
+# Base weights (out, in) and values (m, out) to B (out, r) and A (r, in) of their change.
+Constrained = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 RIDGE = 1e-6  # of the mean diagonal of the summed Grams: far below any direction that inputs use
 ASYMMETRY = 1e-4  # of the largest entry: float32 sums of products stay well below it
@@ -131,31 +133,60 @@ def constrained_merge(
     constraint cannot hold. Raises ValueError then, where other rows of C depend on each other, and where K^T K is singular and
     the ridge 0.
     """
-    _check_merge_shapes(base, regularization, concepts, values)
-    kept = _first_of_each(concepts.double(), values.double())
-    start, rows, targets = base.double(), concepts.double()[kept], values.double()[kept]
-    states = regularization.double()
+    up, down = constrained_factors(regularization, concepts, ridge)(base, values)
+    return (base.double() + up @ down).to(base.dtype)
+
+
+def constrained_factors(regularization: torch.Tensor, concepts: torch.Tensor, ridge: float = RIDGE) -> Constrained:
+    """The change W - W_0 of `constrained_merge` for every layer that is fed these states: (base, values) to B (out, r), A (r, in).
+
+    Exactly low rank and in float64: r is the number of different rows of `concepts`. What does not depend on the layer, so both
+    Cholesky factors, is worked out here, once. A is the same for all layers: an orthonormal basis of the rows of d, so that B A
+    loses no more to a rounding of its factors than it would to one of its own. Raises ValueError as `constrained_merge` does.
+    """
+    _check_rows("regularization (n, in) and concepts (m, in)", regularization, concepts)
+    rows, states = concepts.double(), regularization.double()
+    pairs = _equal_rows(rows)
+    kept = [index for index in range(len(rows)) if index not in {second for _, second in pairs}]
     gram = states.T @ states
     if not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge is {ridge}; give a finite number of 0 or more")
     gram.diagonal().add_(ridge * gram.trace() / len(gram))
     lower = _definite(gram, "the regularization rows do not span their width; give more of them or a ridge above 0")
-    directions = torch.cholesky_solve(rows.T, lower).T
-    met = _definite(directions @ rows.T, f"{len(rows)} different concept rows depend linearly on each other; leave some out")
-    return (start + (torch.cholesky_solve(targets - rows @ start.T, met)).T @ directions).to(base.dtype)
+    directions = torch.cholesky_solve(rows[kept].T, lower).T
+    met = _definite(directions @ rows[kept].T, f"{len(kept)} different concept rows depend linearly on each other; leave some out")
+    basis, mixed = torch.linalg.qr(directions.T)
+
+    def factors(base: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        _check_rows("base (out, in) and concepts (m, in)", base, rows)
+        _check_rows("base's transpose (in, out) and values (m, out)", base.T, values)
+        if len(values) != len(rows):
+            raise ValueError(f"{len(values)} rows of values for {len(rows)} of concepts; expected one each")
+        _check_values(pairs, values.double())
+        lacking = values.double()[kept] - rows[kept] @ base.double().T
+        return (mixed @ torch.cholesky_solve(lacking, met)).T, basis.T
+
+    return factors
 
 
-def _first_of_each(rows: torch.Tensor, values: torch.Tensor) -> list[int]:
-    """Indices of the rows left when repeated ones are dropped."""
+def _equal_rows(rows: torch.Tensor) -> list[tuple[int, int]]:
+    """Which rows repeat an earlier one that repeats none: pairs of indices, the earlier first."""
+    pairs: list[tuple[int, int]] = []
     kept: list[int] = []
-    size = values.norm(dim=1).max()
     for index, row in enumerate(rows):
-        same = [k for k in kept if (rows[k] - row).norm() <= SAME_ROW * row.norm()]
-        if any((values[k] - values[index]).norm() > SAME_VALUE * size for k in same):
-            raise ValueError(f"concept rows {same[0]} and {index} are equal but their values differ; drop the tokens that concepts share")
+        same = [(k, index) for k in kept if (rows[k] - row).norm() <= SAME_ROW * row.norm()]
+        pairs += same
         if not same:
             kept.append(index)
-    return kept
+    return pairs
+
+
+def _check_values(pairs: Sequence[tuple[int, int]], values: torch.Tensor) -> None:
+    """Equal concept rows have equal values."""
+    size = values.norm(dim=1).max()
+    for first, second in pairs:
+        if (values[first] - values[second]).norm() > SAME_VALUE * size:
+            raise ValueError(f"concept rows {first} and {second} are equal but their values differ; drop the tokens that concepts share")
 
 
 def _definite(matrix: torch.Tensor, otherwise: str) -> torch.Tensor:
@@ -219,14 +250,12 @@ def _check_grams(grams: Sequence[torch.Tensor]) -> None:
             raise ValueError(f"Gram {index} is not symmetric; give X^T X of the layer's inputs X (n, in)")
 
 
-def _check_merge_shapes(base: torch.Tensor, regularization: torch.Tensor, concepts: torch.Tensor, values: torch.Tensor) -> None:
-    given = {"base": base, "regularization": regularization, "concepts": concepts, "values": values}
-    shapes = {name: tuple(matrix.shape) for name, matrix in given.items()}
-    fits = all(len(shape) == 2 for shape in shapes.values()) and len(base.T) == regularization.shape[1] == concepts.shape[1]
-    if not fits or values.shape != (len(concepts), len(base)) or not len(concepts):
-        raise ValueError(f"shapes are {shapes}; expected (out, in), (n, in), (m, in), (m, out) with at least one concept row")
-    for name, matrix in given.items():
-        _check_finite(name, [matrix])
+def _check_rows(what: str, first: torch.Tensor, second: torch.Tensor) -> None:
+    """Two matrices of rows of one width, finite, and the second not empty."""
+    shapes = [tuple(first.shape), tuple(second.shape)]
+    if not first.ndim == second.ndim == 2 or first.shape[1] != second.shape[1] or not len(second):
+        raise ValueError(f"{what}: shapes are {shapes}; expected rows of one width, one or more of the latter")
+    _check_finite(what, [first, second])
 
 
 def _check_finite(what: str, matrices: Sequence[torch.Tensor]) -> None:

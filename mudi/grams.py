@@ -6,9 +6,10 @@ so their size does not grow with the number of sampling steps, as the inputs tha
 """
 
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch import nn
 from mudi.adapters import LoraSettings
 
 MANIFEST = "grams"
+PART = ".part"
+ABANDONED = 24 * 3600  # seconds
 TEXT = re.compile(r"(?:.*\.)?attn2\.to_[kv]")
 SELF = re.compile(r"((?:.*\.)?attn1)\.to_[qkv]")
 
@@ -57,7 +60,12 @@ def attention_layers(unet: nn.Module, targets: Sequence[str] = LoraSettings().ta
 def gram_bytes(unet: nn.Module, targets: Sequence[str] = LoraSettings().targets) -> int:
     """Bytes of one concept's Grams; shapes are enough, so the UNet may lie on the meta device. SDXL: 1.67e9."""
     modules = dict(unet.named_modules())
-    shared = {shared_key(name, modules[name]): modules[name].in_features for name in attention_layers(unet, targets)}
+    return bytes_of_widths({name: modules[name].in_features for name in attention_layers(unet, targets)})
+
+
+def bytes_of_widths(widths: Mapping[str, int]) -> int:
+    """The same, of layers given by their names in the UNet and the widths of their inputs."""
+    shared = {shared_key(name, width): width for name, width in widths.items()}
     return sum(width**2 * _dtype(key).itemsize for key, width in shared.items())
 
 
@@ -80,7 +88,7 @@ def collecting(unet: nn.Module, layers: Sequence[str], text_mask: torch.Tensor |
     handles, owners = [], set()
     try:
         for name in layers:
-            key, module = shared_key(name, modules[name]), modules[name]
+            key, module = shared_key(name, modules[name].in_features), modules[name]
             grams.keys[name] = key
             if key in owners:
                 continue
@@ -97,14 +105,33 @@ def collecting(unet: nn.Module, layers: Sequence[str], text_mask: torch.Tensor |
 
 
 def save(grams: Grams, path: Path) -> None:
-    """Write a safetensors file whose metadata says how many rows each matrix sums and which layers it serves; whole or not at all."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a safetensors file whose metadata says how many rows each matrix sums and which layers it serves; whole or not at all.
+
+    What lies there is replaced. The part that is written first has a name of its own, also among the nodes that share a disk.
+    """
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     path.parent.mkdir(parents=True, exist_ok=True)
     manifest = {"rows": grams.rows, "keys": grams.keys}
     # A single key: safetensors writes several in an order of its own, and equal Grams must have equal bytes.
     tensors = {key: value.cpu().contiguous() for key, value in sorted(grams.sums.items())}
-    save_file(tensors, staging, metadata={MANIFEST: json.dumps(manifest, sort_keys=True)})
-    staging.rename(path)
+    try:
+        save_file(tensors, staging, metadata={MANIFEST: json.dumps(manifest, sort_keys=True)})
+        staging.rename(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def clear_parts(folder: Path) -> None:
+    """Take away the parts that killed writers left in a folder of Grams: those that nobody wrote to for a day.
+
+    A whole file is written in seconds to minutes and renamed at once, so none of them is in use; younger ones may be, on another node.
+    """
+    for part in folder.glob(f".*{PART}"):
+        try:
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
+        except FileNotFoundError:
+            continue  # renamed by its writer, or cleared by another process
 
 
 def load(path: Path) -> Grams:
@@ -135,10 +162,10 @@ def _adding(grams: Grams, key: str, mask: torch.Tensor | None):
     return hook
 
 
-def shared_key(name: str, module: nn.Module) -> str:
-    """The name of the rows that a layer is fed."""
+def shared_key(name: str, width: int) -> str:
+    """The name of the rows of this width that a layer is fed."""
     if TEXT.fullmatch(name):
-        return f"text.{module.in_features}"
+        return f"text.{width}"
     of_self = SELF.fullmatch(name)
     return f"{of_self[1]}.qkv" if of_self else name
 

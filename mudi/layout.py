@@ -70,8 +70,8 @@ def require_layouts(combination: Combination, wanted_by: str) -> None:
     """Raise ValueError if the combination has no layout; `wanted_by` is what needs one."""
     if not combination.layouts:
         raise ValueError(
-            f'{combination.key}: has no layouts, and {wanted_by} composes by them; add "layouts" to the header of its metadata.jsonl, '
-            "or use layout: random"
+            f'{combination.key}: has no layouts, and {wanted_by} goes by them; add "layouts", a box for each subject, to the header of '
+            "its metadata.jsonl"
         )
 
 

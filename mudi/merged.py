@@ -8,6 +8,7 @@ from typing import Literal
 from mudi import adapters, tokens
 from mudi.adapters import LoraSettings
 from mudi.concept_grams import POSITIONS, Positions, subject_grams
+from mudi.grams import Grams
 from mudi.merging import DOWN, State, merge_fusion, merge_peft, merge_sum
 from mudi.models import Backbone
 from mudi.records import Adapter, Combination
@@ -22,7 +23,7 @@ FUSION_RIDGE = 1e-2
 def merged_adapter(
     backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, kind: Kind = "sum", *,
     method: str, seed: int = 0, rank: int | None = None, density: float = DENSITY, ridge: float = FUSION_RIDGE,
-    positions: Positions = "real", details: Mapping | None = None,
+    positions: Positions = "real", neutral: Grams | None = None, neutral_weight: float = 0.0, details: Mapping | None = None,
 ) -> Adapter:  # fmt: skip
     """Merge the adapters of the combination's subjects, in their order, into one stored in `out_dir`, and leave it on the backbone.
 
@@ -33,6 +34,8 @@ def merged_adapter(
     cover those of both together, and where they are weak the exact optimum extrapolates without bound; the released code's 50 and
     500 steps of L-BFGS end before they get there. (Two dogs of the miniature, mean D&C at ridges 1e-6, 1e-4, 1e-2 and 1e-1:
     0.10, 0.12, 0.58 and 0.26.)
+    With a `neutral_weight` mu, fusion minimises its objective plus mu times the mean squared change of what the layers answer to
+    the inputs of `neutral` (`mudi.neutral_grams`; released code: none), where each subject's own term is a mean as well.
     `combination` names the subjects as the adapters were fitted. The manifest holds what was merged and, for
     fusion, each layer's error a subject. Raises ValueError for adapters of different bases or places, for subjects that
     share a trained word, and for a kind that does not exist.
@@ -45,7 +48,8 @@ def merged_adapter(
         collected = [
             subject_grams(backbone, single, subject, positions) for single, subject in zip(singles, combination.subjects, strict=True)
         ]
-        state, errors = merge_fusion(states, collected, ridge=ridge)
+        state, errors = merge_fusion(states, collected, ridge=ridge, prior=neutral, prior_weight=neutral_weight)
+        noted |= {"neutral_weight": neutral_weight} if neutral_weight else {}
         noted |= {
             "positions": positions, "ridge": ridge, "gram_bytes": sum(s.nbytes for s in collected[0].sums.values()),
             "error": [_summary([of_layer[i] for of_layer in errors.values()]) for i in range(len(singles))], "errors": errors,
@@ -59,15 +63,37 @@ def merged_adapter(
     return store_merged(backbone, state, settings[0].targets, rows, combination, out_dir, method=method, details=facts)
 
 
+def united_adapter(
+    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, *,
+    method: str, seed: int = 0, details: Mapping | None = None,
+) -> Adapter:  # fmt: skip
+    """The token rows of the combination's subjects side by side in one adapter without a LoRA, stored in `out_dir` and left on.
+
+    Each row is what its own fit made it, bit for bit, and no other stands in a prompt that names that subject alone. Raises
+    ValueError as `merged_adapter` does, and for an adapter with a LoRA, which would be lost.
+    """
+    for single in singles:
+        require_base(backbone, single)
+        if adapters.read_manifest(single.path)["lora"] is not None:
+            raise ValueError(f"{single.path}: holds a LoRA, which a union of token rows would lose; use one of the merges")
+    noted = {"kind": "union", "singles": [described(single) for single in singles]}
+    facts = {"seed": seed, **(details or {}), "merge": noted}
+    return store_merged(backbone, {}, (), united_rows(singles), combination, out_dir, method=method, details=facts)
+
+
 def store_merged(
     backbone: Backbone, state: State, targets: Sequence[str], rows: tokens.Rows, combination: Combination, out_dir: Path, *,
     method: str, details: Mapping,
 ) -> Adapter:  # fmt: skip
-    """Put a merged LoRA (B A is the update: alpha equals the rank) and token rows on the backbone and store them in `out_dir`."""
-    rank = len(next(value for key, value in state.items() if key.endswith(DOWN)))
-    settings = LoraSettings(rank=rank, alpha=rank, targets=tuple(targets))
+    """Put a merged LoRA (B A is the update: alpha equals the rank) and token rows on the backbone and store them in `out_dir`.
+
+    An empty `state` is no LoRA."""
     adapters.detach(backbone)
-    adapters.put_matrices(backbone.unet, settings, state, origin="merged LoRA")
+    settings = None
+    if state:
+        rank = len(next(value for key, value in state.items() if key.endswith(DOWN)))
+        settings = LoraSettings(rank=rank, alpha=rank, targets=tuple(targets))
+        adapters.put_matrices(backbone.unet, settings, state, origin="merged LoRA")
     if rows:
         tokens.attach_rows(backbone, rows)
     parameters = sum(p.numel() for p in [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)])
@@ -84,16 +110,9 @@ def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[Lo
 
     ValueError unless all were fitted on `backbone`, in its precision, and sit on the same layers.
     """
-    base = adapters.base_facts(backbone)
     settings, states = [], []
     for single in singles:
-        manifest = adapters.read_manifest(single.path)
-        for key, wanted in base.items():
-            if manifest.get(key) != wanted:
-                raise ValueError(
-                    f"{single.path}: was fitted with {key} {manifest.get(key)!r} and the merge is for {wanted!r}; "
-                    "merge adapters of one base model and precision"
-                )
+        require_base(backbone, single)
         own, state = adapters.read_lora(single)
         settings.append(own)
         states.append({key: value * (own.alpha / own.rank) if key.endswith(DOWN) else value for key, value in state.items()})
@@ -103,6 +122,18 @@ def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[Lo
                 f"{', '.join(settings[0].targets)}; fit both with one method"
             )
     return settings, states
+
+
+def require_base(backbone: Backbone, single: Adapter) -> None:
+    """ValueError unless the adapter was fitted on `backbone`, in its precision."""
+    base, manifest = adapters.base_facts(backbone), adapters.read_manifest(single.path)
+    for key, wanted in base.items():
+        # One model may lie in two folders, so what counts is its weights.
+        if key != "backbone" and manifest.get(key) != wanted:
+            raise ValueError(
+                f"{single.path}: was fitted on {manifest.get('backbone')!r} with {key} {manifest.get(key)!r} and the merge is for "
+                f"{base['backbone']!r} with {wanted!r}; merge adapters of one base model and precision"
+            )
 
 
 def united_rows(singles: Sequence[Adapter]) -> tokens.Rows:
@@ -116,16 +147,19 @@ def united_rows(singles: Sequence[Adapter]) -> tokens.Rows:
     return rows
 
 
-def check_kind(kind: str, positions: str = "real", rank: int | None = None, density: float = DENSITY) -> None:
-    """ValueError for a kind of merge or of positions that does not exist, and for a rank or density that no merge can have."""
-    if kind not in KINDS:
-        raise ValueError(f"merge = {kind!r}: allowed are {', '.join(map(repr, KINDS))}")
+def check_kind(
+    kind: str, positions: str = "real", rank: int | None = None, density: float = DENSITY, kinds: Sequence[str] = KINDS
+) -> None:  # fmt: skip
+    """ValueError for a kind of merge, none of `kinds`, or of positions that does not exist, and for a rank or density that no merge
+    can have."""
+    if kind not in kinds:
+        raise ValueError(f"merge = {kind!r}: allowed are {', '.join(map(repr, kinds))}")
     if positions not in POSITIONS:
         raise ValueError(f"kv_positions = {positions!r}: allowed are {', '.join(map(repr, POSITIONS))}")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
         raise ValueError(f"merge_rank = {rank!r}: allowed are whole numbers from 1, or none for the sum of the ranks")
     if rank is not None and not kind.endswith("svd"):
-        raise ValueError(f"merge_rank = {rank}: a merge by {kind!r} has the sum of the ranks; leave it out, or use merge: svd")
+        raise ValueError(f"merge_rank = {rank}: a merge by {kind!r} has the rank that it needs; leave it out, or use merge: svd")
     if not 0 < density < 1:
         raise ValueError(f"density = {density}: allowed are shares between 0 and 1")
 

@@ -68,22 +68,27 @@ def merge_fusion(
 
     Layer by layer `fusion.fuse_low_rank` and `fusion.low_rank_error`, computed where the first state lies; layers that share a
     Gram share its factorisation. The errors are of the factors as returned. prior: Grams of inputs on which the update should
-    vanish, with weight prior_weight.
+    vanish, with weight prior_weight, of all layers or of some.
     """
     layers, weights = _checked(states, weights)
     if len(grams) != len(states):
         raise ValueError(f"{len(states)} adapters and {len(grams)} Grams; give one of each a concept")
     merged, errors = {}, {}
 
+    def left_alone(name: str) -> bool:
+        return bool(prior and prior_weight and name in prior.keys)
+
     def shared(layer: str) -> tuple[str, ...]:
-        return tuple(of.key(layer.removeprefix(PREFIX)) for of in (*grams, *([prior] if prior_weight and prior else [])))
+        name = layer.removeprefix(PREFIX)
+        return tuple(of.key(name) for of in (*grams, *([prior] if left_alone(name) else [])))
 
     for _, group in groupby(sorted(layers, key=shared), shared):
         group = list(group)
         name = group[0].removeprefix(PREFIX)
         device = states[0][group[0] + UP].device
         means = [of.mean(name).to(device) for of in grams]
-        solve = inverse_of(means, ridge, prior.mean(name).to(device) if prior and prior_weight else None, prior_weight)
+        held = left_alone(name)
+        solve = inverse_of(means, ridge, prior.mean(name).to(device) if held else None, prior_weight if held else 0.0)
         means = [mean.double() for mean in means]
         for layer in group:
             factors = [(state[layer + UP], state[layer + DOWN], 1.0) for state in states]

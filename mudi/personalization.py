@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,7 +17,7 @@ from mudi.examples import Mix, Picture, personal_examples, reference_pictures
 from mudi.fit import FitSettings, Loss, Noised, Predict, Report, Trained, fit
 from mudi.models import Backbone
 from mudi.objectives import dco_loss, denoising_loss
-from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures
+from mudi.priors import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, class_priors, prior_pictures, weights_of
 from mudi.records import Adapter, Combination, Prompt, Subject
 from mudi.sampling import MOST_STEPS, Sampling, draw
 from mudi.work_folder import clear_work, work_folder
@@ -28,12 +28,12 @@ SET_BY_RUNS = (*NOT_DECIDING, "single_seed", "sampling", "detector", "segmenter"
 OBJECTIVES = ("prior_preservation", "dco", "denoising")
 RANGES = {
     **dict.fromkeys(("steps", "batch", "accumulation", "rank", "self_images"), (int, 1, 1e7)),
-    "prior_steps": (int, 1, MOST_STEPS),
+    **dict.fromkeys(("prior_steps", "self_steps"), (int, 1, MOST_STEPS)),
     **dict.fromkeys(("prior_images", "mix_from_step", "refine_steps"), (int, 0, 1e7)),
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "row_learning_rate", "refine_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
     **dict.fromkeys(("prior_weight", "prior_guidance_scale", "row_deviation", "kl_weight", "ridge"), (int | float, 0, 1e6)),
-    **dict.fromkeys(("weight_decay", "mark_weight", "rest_weight"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("weight_decay", "mark_weight", "rest_weight", "neutral_weight", "self_guidance_scale"), (int | float, 0, 1e6)),
 }
 
 
@@ -48,9 +48,12 @@ class Personalization:
     `priors` says, by subject key, where class priors lie that were drawn before; without it they are drawn in the
     fit's own work folder, the same pictures. `singles` is where methods that fit each subject alone keep those fits for
     other combinations, by default the fit's own work folder. Neither decides anything, so they are no part of a method's
-    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination. `refits` says
-    whether the method leaves a LoRA, which a self-training round trains on; `lora_targets` where its LoRA sits, None for
-    none; `token_rows` whether each subject has a trained token row; `residuals` whether words that name subjects get some.
+    equality or manifest. `single_seed` is the seed of fits of one subject, the same in every combination.
+
+    What stands with the class, or is a property where hyperparameters decide it: `needs_masks`, whether the photos must have masks;
+    `refits`, whether the method leaves a LoRA, which a self-training round trains on; `lora_targets`, where its LoRA sits, None for
+    none; `token_rows`, whether each subject has a trained token row; `residuals`, whether words that name
+    subjects get some.
     """
 
     name: ClassVar[str]
@@ -83,10 +86,23 @@ class Personalization:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective = {self.objective!r}: allowed are {', '.join(map(repr, OBJECTIVES))}")
+        optional = {field.name: field.default is None for field in fields(self)}
         for name, (kind, low, high) in RANGES.items():
             value = getattr(self, name, None)
-            if hasattr(self, name) and (not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high):
+            if name not in optional or (value is None and optional[name]):
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
                 raise ValueError(f"{name} = {value!r}: allowed are {'whole ' if kind is int else ''}numbers from {low:g} to {high:g}")
+
+    @classmethod
+    def known(cls, values: Mapping[str, object]) -> set[str]:
+        """The names of the hyperparameters that a method with these values has."""
+        return {of.name for of in fields(cls)}
+
+    @property
+    def needs_objects(self) -> bool:
+        """Whether every subject is cut out of some picture, so that no style, which nothing finds, may be among them."""
+        return self.needs_masks
 
     def view(self, combination: Combination) -> Combination:
         """The combination as this method names it, in captions and class nouns; prompts are filled in afterwards."""
@@ -118,9 +134,9 @@ class Personalization:
     def adapter_numbers(self, architecture: Architecture, combination: Combination, alone: int | None) -> tuple[int, int]:
         """How many numbers a fit trains at once, and the bytes of its adapter's files, the manifest of a few kilobytes left out.
 
-        Of `alone` subjects, None where all are fitted together, the files of their own fits are counted too. A constrained
-        merge has the rank of its words, which are not known here: it is counted as a merge of all ranks, and class rows of
-        an ED-LoRA are not counted.
+        Of `alone` subjects, None where all are fitted together, the files of their own fits are counted too, and one of them
+        is trained at once. A constrained merge has the rank of its words, which are not known here: it is counted as a merge
+        of all ranks, and class rows of an ED-LoRA are not counted.
         """
         words = [subject.identifier for subject in combination.subjects] if self.token_rows else []
         rows = adapter_size.row_shapes(architecture, words)
@@ -130,7 +146,15 @@ class Personalization:
         own_rows = [adapter_size.row_shapes(architecture, [word]) for word in words[: alone or 0]]
         size = sum(adapter_size.lora_bytes(architecture.unet, lora) for lora in loras)
         size += sum(adapter_size.file_bytes(shapes, {"format": "pt"}) for shapes in (rows, *own_rows))
-        return adapter_size.parameters(matrices) + adapter_size.parameters(rows), size
+        trained = rows if alone is None else adapter_size.row_shapes(architecture, words[:1])
+        return adapter_size.parameters(matrices) + adapter_size.parameters(trained), size
+
+    def fit_singles(
+        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
+    ) -> list[Adapter]:
+        """The fits of subjects alone that `train` makes of the same arguments, without the rest; of the subject with the key
+        `only`, if that is given. ValueError for a method that has none (`single_recipe`)."""
+        raise ValueError(f"{self.name} fits all subjects together; only methods that fit each alone have such fits")
 
     def prior_recipes(self, combination: Combination, backbone: str, precision: str, workers: str = "") -> dict[str, Recipe]:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
@@ -141,6 +165,7 @@ class Personalization:
                 class_noun=subject.class_noun, detection_query=subject.detection_query, backbone=backbone, precision=precision,
                 detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
                 steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
+                weights=weights_of(backbone, self.detector, self.segmenter),
             )
             for subject in self.view(combination).objects
         }  # fmt: skip

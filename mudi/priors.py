@@ -19,6 +19,7 @@ from mudi.models import Backbone
 from mudi.prior_folder import kept_by_batch, load_kept, store_batch
 from mudi.records import Combination
 from mudi.segment import segment
+from mudi.weights_identity import weights_identity
 
 PROMPT = "a photo of a {}, simple background, full body view, award winning photography, highly detailed"
 NEGATIVE = "anime, cartoon, graphic, text, painting, crayon, graphite, abstract glitch, blurry"
@@ -34,7 +35,8 @@ class Recipe:
 
     `prompt` has {} for the class noun; the defaults are the released code's, the sampler's are stock SDXL's. The picture
     of draw n has a seed from the prompt and n alone, so whoever has the same recipe has the same pictures. `workers`
-    says what kind of process makes them where that is known: it changes the last bits.
+    says what kind of process makes them where that is known: it changes the last bits. `weights` says what the names of
+    backbone, detector and segmenter stand for now (`mudi.weights_identity`).
     """
 
     class_noun: str
@@ -51,6 +53,7 @@ class Recipe:
     batch: int = BATCH
     seeds: str = "sha256 of prompt and draw"
     workers: str = ""
+    weights: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -61,6 +64,11 @@ class Recipe:
     def digest(self) -> str:
         """32 hexadecimal digits of the recipe's content: the name of its folder."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def weights_of(backbone: str, detector: str, segmenter: str) -> tuple[str, str, str]:
+    """What a recipe says of the weights behind its names."""
+    return weights_identity(backbone), weights_identity(detector, "detector"), weights_identity(segmenter, "sam")
 
 
 def needed(recipes: Mapping[str, Recipe], count: int) -> dict[Recipe, int]:

@@ -52,6 +52,9 @@ def self_generated(
                 f"pictures, {count} are needed; fit it for more steps, or ask the detector for a plainer word"
             )
         segments = load_kept(place, count)
+        if len(segments) < count:
+            # Another process stored a batch first and judged it otherwise, as another kind of device may.
+            raise ValueError(f"{place}: holds {len(segments)} of {count} pictures of {subject.phrase!r}; start the same command again")
         pictures += [Picture(cut.image, cut, recipe.text, subject.phrase, owner, f"self-{owner}-{row}") for row, cut in enumerate(segments)]
     return pictures
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mudi.fit import Report
 from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination, Subject
+from mudi.weights_identity import weights_identity
 from mudi.work_folder import work_folder
 
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
@@ -22,9 +24,11 @@ Alone = TypeVar("Alone", bound=Personalization)
 
 
 def fits_alone(
-    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None
+    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path,
+    report: Report | None = None, only: str | None = None,
 ) -> list[Adapter]:  # fmt: skip
-    """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`.
+    """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`; of
+    the subject with the key `only`, if that is given.
 
     Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
     are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Each is made in the work folder, where
@@ -33,14 +37,15 @@ def fits_alone(
     """
     require_own_identifiers(combination)
     named = owner.view(combination)
-    keys, work = [subject.key for subject in named.subjects], work_folder(out_dir)
+    wanted = [subject for subject in named.subjects if only in (None, subject.key)]
+    keys, work = [subject.key for subject in wanted], work_folder(out_dir)
     folder = Path(owner.singles) if owner.singles else work / "subjects"
 
     def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
         onwards = after(report, keys.index(alone.key) * single.steps)
         return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
 
-    return single_fits(backbone, named, deciding(single), owner.single_seed, folder, fit_one)
+    return single_fits(backbone, replace(named, subjects=tuple(wanted)), deciding(single), owner.single_seed, folder, fit_one)
 
 
 def alone_by(method: type[Alone], owner: Personalization) -> Alone:
@@ -99,22 +104,24 @@ def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adap
     """
     apart = work / place.name
     made = adapters.find(apart) or train(apart)
-    if (found := adapters.find(place)) is not None:
-        return found
-    shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         made.path.rename(place)
     except OSError:
-        if (found := adapters.find(place)) is None:
-            raise
-        return found
+        if (found := adapters.find(place)) is not None:
+            return found
+        # What lies there is no whole adapter. Moved away before it goes: nothing is ever deleted in a place that others look at.
+        broken = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        place.rename(broken)
+        shutil.rmtree(broken)
+        made.path.rename(place)
     return replace(made, path=place)
 
 
 def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:
-    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name."""
-    return folder / subject_digest(subject, {**recipe, "seed": seed, "backbone": backbone, "precision": precision})
+    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name; its
+    weights decide (`mudi.weights_identity`), not its name."""
+    return folder / subject_digest(subject, {**recipe, "seed": seed, "weights": weights_identity(backbone), "precision": precision})
 
 
 def subject_digest(subject: Subject, recipe: Mapping[str, object]) -> str:

@@ -50,14 +50,17 @@ def attach_rows(backbone: Backbone, starts: Mapping[str, str | Mapping[str, torc
     detach_rows(backbone)
     for key, (tokenizer, encoder) in backbone.readers.items():
         base = encoder.get_input_embeddings()
-        ids = torch.tensor([token_id(tokenizer, word) for word in starts], device=base.weight.device)
-        if len(set(ids.tolist())) != len(ids):
+        ids = [token_id(tokenizer, word) for word in starts]
+        if len(set(ids)) != len(ids):
             raise ValueError(f"identifiers {', '.join(starts)} share a token; give each its own rare word")
         rows = [_start(base, tokenizer, start) if isinstance(start, str) else start[key] for start in starts.values()]
         widths = {row.shape[-1] for row in rows}
         if widths != {base.embedding_dim}:
             raise ValueError(f"rows of width {sorted(widths)} for a text encoder of {base.embedding_dim}; was it fitted on another model?")
-        encoder.set_input_embeddings(PersonalRows(base, ids, torch.stack(rows).to(base.weight.device)))
+        device = base.weight.device
+        # Rows that are given lie on the CPU, those of words where the encoder is.
+        together = torch.stack([row.to(device, torch.float32) for row in rows])
+        encoder.set_input_embeddings(PersonalRows(base, torch.tensor(ids, device=device), together))
 
 
 def _start(base: nn.Embedding, tokenizer, words: str) -> torch.Tensor:

@@ -45,7 +45,7 @@ class ResolvedArm:
     def content(self) -> str:
         """Twelve hexadecimal digits of what decides the fit: arms that only draw differently share their adapters."""
         values = {key: value for key, value in self.values.items() if key != "sampling"}
-        compositions = [self.options.sampling.scales, self.options.sampling.overlap] if self.options.needs_masks else []
+        compositions = [self.options.sampling.scales, self.options.sampling.overlap] if self.options.needs_objects else []
         return _digest([self.method, values, compositions])
 
 
@@ -69,16 +69,14 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
         origin = arm.like or (arm.refit and arm.refit.of)
         source = None
         if origin is None:
-            method, inherited, drawn = arm.method, _defaults(config, arm.method), config.sampling.model_dump()
+            method, inherited, drawn = arm.method, _defaults(config, arm.method, arm.hyperparameters), config.sampling.model_dump()
         else:
             source = settle(origin)
             if arm.refit and source.refit:
                 raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; one round is supported here")
-            if arm.refit and not METHODS[source.method].refits:
+            if arm.refit and not source.options.refits:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, asdict(source.options.sampling)
-            if arm.refit and not METHODS[method].refits:
-                raise ValueError(f"methods.{label}: refit.of {origin!r} is {method}, which leaves no LoRA to train on; refit another arm")
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
             f"methods.{label}",
@@ -106,8 +104,9 @@ def samplings_of(arms: Mapping[str, ResolvedArm]) -> dict[str, Sampling]:
     return {f"methods.{label}.sampling": arm.options.sampling for label, arm in arms.items()}
 
 
-def _defaults(config: BenchmarkConfig, method: str | None) -> dict:
-    known = {field.name for field in fields(METHODS[method])} if method in METHODS else set()
+def _defaults(config: BenchmarkConfig, method: str | None, given: Mapping) -> dict:
+    """Those of the file's defaults that an arm of this method, with these values of its own, has a use for."""
+    known = METHODS[method].known({**config.defaults, **given}) if method in METHODS else set()
     return {key: value for key, value in config.defaults.items() if key in known}
 
 
@@ -138,7 +137,7 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
     templates, pools = evaluation_prompts(config, combination.key), {arm.refit.of for arm in arms.values() if arm.refit}
     named = plan.fill_prompts(combination, templates)
     for arm in arms.values():
-        if arm.options.needs_masks:
+        if arm.options.needs_objects:
             require_objects(combination, f"methods.{arm.label}")
         if arm.options.needs_masks or arm.options.sampling.gamma:
             require_masks(combination, f"methods.{arm.label}")

@@ -1,7 +1,6 @@
 """From the run file to work: combinations, hyperparameters, fits, chunks and the settings of the stages."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,7 @@ from mudi.dataset import check_images, load_combination, require_masks, require_
 from mudi.layout import require_layouts
 from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
-from mudi.methods.mudi import MuDI
-from mudi.personalization import SET_BY_RUNS, Personalization
+from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
@@ -23,6 +21,7 @@ from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import Models, RunConfig
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
+from pipeline.hyperparameters import check_hyperparameters
 from pipeline.named_subjects import require_named
 from pipeline.prompt_file import templates_of
 from pipeline.stages import StageSettings
@@ -52,9 +51,10 @@ def check_queries(config: RunConfig) -> None:
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it or a prompt lacks what the run needs."""
-    if METHODS.get(config.method.name, MuDI).needs_masks:
+    method = method_of(config)
+    if method.needs_objects:
         require_objects(combination, config.method.name)
-    if METHODS.get(config.method.name, MuDI).needs_masks or config.sampling.gamma or config.rounds:
+    if method.needs_masks or config.sampling.gamma or config.rounds:
         require_masks(combination, config.method.name)
     if sampling_of(config).wants_layouts:
         require_layouts(combination, "sampling")
@@ -103,7 +103,7 @@ def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
 def hyperparameters_of(config: RunConfig) -> dict:
     """What the run's method is built from; ValueError for a name or key that it does not have."""
     values = method_values("method", config.method.name, config.method.hyperparameters, sampling_of(config), config.models)
-    if config.rounds and not METHODS[config.method.name].refits:
+    if config.rounds and not METHODS[config.method.name](**values).refits:
         raise ValueError(f"rounds = {config.rounds}: {config.method.name} leaves no LoRA for a refit to train; set rounds to 0")
     return values
 
@@ -119,13 +119,7 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     if name not in METHODS:
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(METHODS)}")
     method = METHODS[name]
-    known = {field.name for field in dataclasses.fields(method)}
-    settable = sorted(known - set(SET_BY_RUNS))
-    for key in hyperparameters:
-        if key not in settable:
-            close = difflib.get_close_matches(key, settable, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
-            raise ValueError(f"{place}.{key}: {name} has no such hyperparameter; {hint}")
+    check_hyperparameters(place, method, hyperparameters)
     judges = {"detector": located(weights.detector), "segmenter": located(weights.segmenter)}
     values = {**hyperparameters, "sampling": sampling, **judges}
     try:

@@ -4,7 +4,6 @@ Each phase looks at what lies in the run folder and does only what is missing. A
 finished run changes nothing up to DRAW, so only JUDGE has work.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig, Refit
 from pipeline.class_priors import with_priors
 from pipeline.drawing import Progress, Workers, draw_missing
 from pipeline.failure import RunFailedError
-from pipeline.fit_job import FitJob, cost_file
+from pipeline.fit_job import FitJob, read_cost, singles_of
 from pipeline.stages import JudgeSettings
 
 Arms = Mapping[str, ResolvedArm]
@@ -63,6 +62,8 @@ def _fit(label: str, jobs: list[FitJob], config: BenchmarkConfig, workers: Worke
     def report(job: str, step: int, steps: int) -> None:
         progress(f"{label} {job}", step, steps)
 
+    if singles := singles_of(jobs):
+        workers.fit_all(singles, config.cluster.fit, report)
     workers.fit_all(jobs, config.cluster.fit, report)
 
 
@@ -112,7 +113,8 @@ def choose(refit: Refit, candidate_ids: Sequence[str], values: Sequence[float | 
 
 def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: Sequence[Combination], adapters: Adapters) -> list[dict]:
     """One row a cell that has an adapter: what it is, what it cost, and which arm made it where several share it.
-    `payload_bytes` are the adapter's numbers for one subject.
+    `payload_bytes` are the adapter's numbers for one subject; `seconds` those of all that the adapter was made of, fits of subjects
+    alone included that another arm made first.
 
     Seconds and device are null for a fit that was killed between its last step and the note of its cost.
     """
@@ -120,7 +122,8 @@ def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: 
     subjects = {combination.key: len(combination.subjects) for combination in combinations}
     for (label, combination, fit), adapter in adapters.items():
         manifest = storage.read_manifest(adapter.path)
-        cost = json.loads(cost_file(adapter.path).read_text()) if cost_file(adapter.path).is_file() else {}
+        cost = read_cost(adapter.path) or {}
+        seconds = cost["seconds"] + cost.get("alone_seconds", 0.0) if cost else None
         owner = owners.setdefault(adapter.path, label)
         settings = manifest.get("retrain") or manifest["hyperparameters"]
         rows.append(
@@ -128,7 +131,7 @@ def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: 
                 "run": config.name, "method": label, "combination": combination, "fit": fit, "seed": manifest["seed"],
                 "adapter_sha256": adapter.sha256, "started_from": manifest.get("start"), "steps": settings["steps"],
                 "parameters": manifest["parameters"], "kept": manifest.get("kept"), "drift": manifest.get("drift"),
-                "seconds": cost.get("seconds") if owner == label else None, "shared_with": None if owner == label else owner,
+                "seconds": seconds if owner == label else None, "shared_with": None if owner == label else owner,
                 "device": cost.get("device"), "peak_bytes": cost.get("peak_bytes"),
                 "payload_bytes": payload_bytes(adapter.path) // subjects[combination],
             }

@@ -40,9 +40,10 @@ def open_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination],
 def _fixed(facts: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change: all that is drawn from, and the arms that the stored run has."""
     arms = {label: facts["config"]["methods"].get(label) for label in stored["config"]["methods"]}
+    inputs = {name: facts["inputs"].get(name) for name in stored["inputs"]}
     pools = facts["config"]["training_prompts"] if any(arm and arm["refit"] for arm in arms.values()) else None
     return {
-        **drawing(facts["config"]), "methods": arms, "training_prompts": pools, "prompts": facts["prompts"], "inputs": facts["inputs"],
+        **drawing(facts["config"]), "methods": arms, "training_prompts": pools, "prompts": facts["prompts"], "inputs": inputs,
     }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""What a run takes on disk: PNGs, adapters, class priors and Parquet, which stay, and checkpoints, which go when a fit is done."""
+"""What a run takes on disk: PNGs, adapters, Grams, class priors and Parquet, which stay, and checkpoints, which go when a fit is done."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mudi.adapter_size import FLOAT32, Architecture
+from mudi.adapter_size import FLOAT32, Architecture, gram_bytes
 from pipeline.calibration import PNG, Calibration, Rate
 from pipeline.config import Cluster
 from pipeline.price import PRIOR_REDRAWS, Range, fits_at_once
@@ -17,20 +17,27 @@ CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_50
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Bytes of a whole run. adapters are exact but for those of merges (`adapter_numbers`); checkpoints are the most that lie
-    there at once while fits run, and then none."""
+    """Bytes of a whole run. adapters are exact but for those of merges (`adapter_numbers`), grams but for their headers; checkpoints
+    are the most that lie there at once while fits run, and then none. self_generated: pictures that subjects' own fits draw of them."""
 
     images: Range
     measured: bool
     adapters: int
+    grams: int
     checkpoints: int
     priors: Range
+    self_generated: Range
     tables: Range
 
 
 def adapter_numbers(fit: FitWork, architecture: Architecture) -> tuple[int, int]:
     """Parameters that a fit trains at once, and bytes of its adapter's files (`Personalization.adapter_numbers`)."""
     return fit.options.adapter_numbers(architecture, fit.combination, fit.alone)
+
+
+def fit_grams(fit: FitWork, architecture: Architecture) -> int:
+    """Bytes of the Grams of one subject, for a fit that collects some; 0 for one that does not."""
+    return gram_bytes(architecture.unet, fit.options.lora_targets) if fit.grams else 0
 
 
 def disk(workload: Workload, architecture: Architecture, png: Rate | None, cluster: Cluster, cores: int) -> Disk:
@@ -42,12 +49,15 @@ def disk(workload: Workload, architecture: Architecture, png: Rate | None, clust
     sizes = [adapter_numbers(fit, architecture) for fit in workload.fits]
     judged = sum(judge.pictures for judge in workload.judged)
     priors = [sum(draw.pictures * factor for draw in workload.priors) for factor in (1, PRIOR_REDRAWS)]
+    selves = sum(fit.pictures for fit in workload.fits)
     return Disk(
         images=(pictures * each[0], pictures * each[1]),
         measured=png is not None,
         adapters=sum(size for _, size in sizes),
+        grams=sum(fit.grams * fit_grams(fit, architecture) for fit in workload.fits),
         checkpoints=max((_checkpoints(phase.fits, architecture, cluster, cores) for phase in workload.phases), default=0),
         priors=(priors[0] * each[0], priors[1] * each[1]),
+        self_generated=(selves * each[0], selves * PRIOR_REDRAWS * each[1]),
         tables=tuple(
             chunks * CHUNK_BYTES[end] + pictures * PICTURE_BYTES[end] + judged / max(1, _mean_chunk(workload)) * SCORES_BYTES[end]
             for end in (0, 1)

@@ -3,7 +3,8 @@
 import io
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mudi.methods import METHODS
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings, retrain
+from mudi.singles import single_folder
 from mudi.work_folder import clear_work
 from pipeline import store
 from pipeline.memory import peak_on
@@ -25,7 +27,8 @@ from pipeline.memory import peak_on
 class FitJob:
     """One adapter to make. Without `start` it is the method's own first fit; with it, a refit of `start` on the
     candidates `kept` (id and prompt) of round `round`, which makes the adapter of the round after. `label` names it in
-    progress and errors, and is unlike those of all jobs beside it."""
+    progress and errors, and is unlike those of all jobs beside it. With `alone`, a subject's key, only that subject's own fit
+    is made, for jobs that unite it with others (`singles_of`)."""
 
     label: str
     combination: Combination
@@ -41,12 +44,13 @@ class FitJob:
     round: int = 0
     retraining: RetrainSettings | None = None
     run_dir: str = ""
+    alone: str = ""
 
 
 def finished(job: FitJob) -> Adapter | None:
     """The job's adapter if it lies finished in its folder; what a start that died after storing it left beside it goes."""
-    adapter = adapters.find(Path(job.out_dir))
-    if adapter is not None:
+    adapter = adapters.find(_place(job))
+    if adapter is not None and not job.alone:
         clear_work(adapter.path)
     return adapter
 
@@ -54,8 +58,9 @@ def finished(job: FitJob) -> Adapter | None:
 def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
     """Make the job's adapter in this process, unless it is there; the folder it leaves is complete or absent.
 
-    Beside the folder `OUT_DIR.cost.json` says on what it was made, how many seconds that took, loading excluded, and the
-    peak of memory in bytes (`memory.peak_on`); of a fit that was killed and went on, those of the last start.
+    Beside its folder FOLDER.cost.json says on what it was made, how many seconds that took, loading excluded, and the
+    peak of memory in bytes (`memory.peak_on`); of a fit that was killed and went on, those of the last start. `alone_seconds`
+    are those of the subjects' own fits that were there before, whoever made them; the peak is the highest of all.
     """
     # A worker that dies between storing and returning it is started again, and the checkpoints are gone by then.
     if (stored := finished(job)) is not None:
@@ -63,15 +68,58 @@ def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
     backbone = models.load(job.backbone, device, getattr(torch, job.precision))
     with peak_on(backbone.device) as peak:
         began = time.perf_counter()
+        before = [read_cost(place) for place in _united(job)]
         adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
-        cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device), "peak_bytes": peak()}
-    cost_file(Path(job.out_dir)).write_text(json.dumps(cost))
+        cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device)}
+        cost["peak_bytes"] = max([peak(), *(of_subject["peak_bytes"] for of_subject in before if of_subject)])
+        cost["alone_seconds"] = sum(of_subject["seconds"] for of_subject in before if of_subject)
+    cost_file(_place(job)).write_text(json.dumps(cost))
     return adapter
+
+
+def singles_of(jobs: Sequence[FitJob]) -> list[FitJob]:
+    """The fits of subjects alone that `jobs` unite and that are not there yet, each once: made first and side by side, none is
+    made twice by jobs that run at once and share it."""
+    found: dict[Path, FitJob] = {}
+    for job in jobs:
+        for subject, place in zip(job.combination.subjects, _united(job), strict=False):
+            steps = options_of(job).steps
+            single = replace(job, label=f"{job.label}, {subject.key} alone", alone=subject.key, steps=steps)
+            if place not in found and finished(job) is None and finished(single) is None:
+                found[place] = single
+    return list(found.values())
+
+
+def folders_alone(job: FitJob, options: Personalization) -> list[Path] | None:
+    """The folders of the fits of the job's subjects alone, in their order; None for a method that fits them together."""
+    if (recipe := options.single_recipe(job.combination)) is None:
+        return None
+    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
+    return [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
+
+
+def _united(job: FitJob) -> list[Path]:
+    """The folders of the fits that the job unites."""
+    return [] if job.start or job.alone else folders_alone(job, options_of(job)) or []
+
+
+def _place(job: FitJob) -> Path:
+    """The folder of the job's adapter."""
+    if not job.alone:
+        return Path(job.out_dir)
+    keys = [subject.key for subject in job.combination.subjects]
+    return folders_alone(job, options_of(job))[keys.index(job.alone)]
 
 
 def options_of(job: FitJob) -> Personalization:
     """The method of a first fit as its own frozen value."""
     return METHODS[job.method](**job.hyperparameters)
+
+
+def read_cost(out_dir: Path) -> dict | None:
+    """What `run_job` left of the adapter in that folder; None where a start was killed between the two, or nothing is there."""
+    path = cost_file(out_dir)
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def cost_file(out_dir: Path) -> Path:
@@ -85,6 +133,8 @@ def device_name(device: torch.device) -> str:
 
 
 def _first_fit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
+    if job.alone:
+        return options_of(job).fit_singles(backbone, job.combination, Path(job.out_dir), report, only=job.alone)[0]
     return options_of(job).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
 
 

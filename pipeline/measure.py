@@ -18,6 +18,7 @@ from mudi import adapters, models
 from mudi.dataset import load_combination
 from mudi.detect import detect
 from mudi.examples import reference_pictures
+from mudi.methods.merged_loras import MergedLoras
 from mudi.metrics import METRICS
 from mudi.metrics.detect_and_compare import Compare
 from mudi.personalization import Personalization
@@ -102,8 +103,9 @@ def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scr
 
 def _unmerged(options: Personalization) -> dict:
     """What a method that merges several subjects must leave out to be timed on one: its merge and what follows."""
-    plain = {"merge": "sum", "merge_rank": None, "refine_steps": 0}
-    return {name: value for name, value in plain.items() if hasattr(options, name)}
+    if not isinstance(options, MergedLoras):
+        return {}
+    return {"merge": "sum" if options.lora_targets else "union", "merge_rank": None, "neutral_weight": 0.0, "refine_steps": 0}
 
 
 def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
@@ -113,9 +115,9 @@ def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
     return max(fitting or made, key=lambda adapter: manifests[adapter]["lora"] is not None)
 
 
-def _family(work: FitWork) -> tuple[str, int]:
+def _family(work: FitWork) -> tuple:
     """What a refit must have in common with the fit that it starts from."""
-    return work.method, getattr(work.options, "rank", 0)
+    return work.method, getattr(work.options, "single", None), getattr(work.options, "rank", 0)
 
 
 def _draw(

@@ -18,7 +18,7 @@ from pipeline.arms import pool_dir
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.calibration import PNG, SWEEP_START, Calibration, Rate, judge_name, scorer_names, spread
 from pipeline.config import RunConfig
-from pipeline.fit_job import cost_file
+from pipeline.fit_job import cost_file, read_cost
 from pipeline.price import Price
 from pipeline.tables import read_file
 from pipeline.workload import Phase, Workload
@@ -128,10 +128,12 @@ def learnt(
 def _fit_rates(planned: Planned, known: Calibration, source: str) -> dict[str, Rate]:
     steps: dict[str, list[float]] = {}
     for fit in planned.workload.fits:
-        if fit.done or not cost_file(fit.folder).is_file():
+        cost = read_cost(fit.folder)
+        # Of fits of subjects alone that were there in part nothing says which part this start made.
+        if fit.done or cost is None or (fit.alone and fit.done_steps):
             continue
         other = known.rates[fit.kind].other if fit.kind in known.rates else 0.0
-        seconds = json.loads(cost_file(fit.folder).read_text())["seconds"]
+        seconds = cost["seconds"] + cost.get("alone_seconds", 0.0) * (fit.alone or 0) / len(fit.combination.subjects)
         steps.setdefault(fit.kind, []).append(max(seconds - other, 0.0) / fit.left)
     return {
         kind: spread(

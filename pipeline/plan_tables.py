@@ -9,7 +9,7 @@ from rich.table import Table
 from mudi.adapter_size import Architecture
 from pipeline.benchmark_config import BenchmarkConfig
 from pipeline.config import RunConfig
-from pipeline.disk_size import Disk, adapter_numbers
+from pipeline.disk_size import Disk, adapter_numbers, fit_grams
 from pipeline.price import PRIOR_REDRAWS, Price, Range, fits_at_once
 from pipeline.workload import PRIORS, Counts, Workload, total
 
@@ -103,12 +103,21 @@ def _disk_lines(workload: Workload, architecture: Architecture, disk: Disk) -> l
     parts = [images, f"adapters {_size(disk.adapters)}"]
     if disk.priors[1]:
         parts.append(f"class priors {_bytes(disk.priors)}" if disk.measured else f"class priors at most {_size(disk.priors[1])}")
+    if disk.self_generated[1]:
+        drawn = _bytes(disk.self_generated) if disk.measured else f"at most {_size(disk.self_generated[1])}"
+        parts.append(f"pictures by subjects' own fits {drawn}")
+    if disk.grams:
+        parts.append(f"Grams {_size(disk.grams)}")
     parts.append(f"other tables {_bytes(disk.tables)}")
     if disk.checkpoints:
         parts.append(f"and while fits run checkpoints of at most {_size(disk.checkpoints)}")
     sizes = sorted({adapter_numbers(fit, architecture) for fit in workload.fits})
     adapters = "; ".join(f"{numbers:,} parameters, {size:,} bytes" for numbers, size in sizes)
-    return [f"disk        {', '.join(parts)}", f"adapter     {adapters}"]
+    lines = [f"disk        {', '.join(parts)}", f"adapter     {adapters}"]
+    if subjects := sum(fit.grams for fit in workload.fits):
+        each = "; ".join(f"{size:,} bytes" for size in sorted({fit_grams(fit, architecture) for fit in workload.fits if fit.grams}))
+        lines.append(f"grams       of {subjects} subject{'s' * (subjects != 1)}, each {each}, also in memory while they are fused")
+    return lines
 
 
 def _print_prices(console: Console, config: RunConfig | BenchmarkConfig, workload: Workload, prices: Sequence[Price], cores: int) -> None:

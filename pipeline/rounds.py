@@ -15,7 +15,7 @@ from pipeline.assignments import Kept
 from pipeline.class_priors import with_priors
 from pipeline.config import RunConfig
 from pipeline.drawing import Progress, Workers, draw_missing
-from pipeline.fit_job import FitJob
+from pipeline.fit_job import FitJob, singles_of
 
 
 def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], round: int) -> Kept:
@@ -66,6 +66,8 @@ def _fit(label: str, jobs: list[FitJob], config: RunConfig, workers: Workers, pr
     def report(combination: str, step: int, steps: int) -> None:
         progress(f"{label} {combination}", step, steps)
 
+    if singles := singles_of(jobs):
+        workers.fit_all(singles, config.cluster.fit, report)
     return workers.fit_all(jobs, config.cluster.fit, report)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSetting
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
+NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b")
 TASK_RETRIES = 2
 ACTOR_RESTARTS = 5
 
@@ -120,8 +122,10 @@ def _run(chain: Callable[[], ray.data.Dataset], blocks: int, cluster: Cluster, r
 
 
 def _cause(error: Exception) -> str:
-    """The last line of the innermost error: Ray wraps a worker's error in pages of its own."""
-    return str(error).strip().splitlines()[-1].strip()
+    """The innermost error in one line: Ray wraps a worker's error in pages of its own, the innermost first, advice of its own last."""
+    innermost = str(error).split("The above exception was the direct cause")[0].strip().splitlines()
+    named = [line for line in innermost if NAMED_ERROR.match(line)]
+    return (named or innermost or [type(error).__name__])[-1].strip()
 
 
 def _chain(table: pa.Table, settings: StageSettings, cluster: Cluster) -> ray.data.Dataset:

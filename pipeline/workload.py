@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mudi.adapters import MANIFEST
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.retrain import DRIFT_TIMES, RetrainSettings
 from mudi.sampling import Sampling
-from mudi.singles import single_folder
 from mudi.work_folder import work_folder
 from pipeline import plan
-from pipeline.fit_job import FitJob
-from pipeline.merge_rows import rows_besides
+from pipeline.fit_job import FitJob, folders_alone
+from pipeline.merge_rows import collected, drawn, rows_besides, unplanned
 
 CHECKPOINTS = "step-*.safetensors"
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
@@ -30,7 +30,9 @@ class FitWork:
     """One adapter to make. `rows` go through the UNet in one micro-batch, priors included; `references` more passes
     of each without gradients. `done_steps` are in a checkpoint, all of them if the adapter is there. photos: of the combination.
     alone: how many subjects are fitted one by one, those left out that an earlier fit of the plan makes; None if all together.
-    besides: rows forward and backward that a merge of such fits takes besides their steps (`pipeline.merge_rows`).
+    besides: rows forward and backward that a merge of such fits takes besides their steps; grams, pictures: of how many
+    subjects it collects Grams, and how many pictures of their own they draw, earlier fits' left out (`pipeline.merge_rows`).
+    stored: whether the adapter is there.
     """
 
     owner: str
@@ -48,10 +50,13 @@ class FitWork:
     folder: Path
     alone: int | None = None
     besides: tuple[int, int] = (0, 0)
+    grams: int = 0
+    pictures: int = 0
+    stored: bool = False
 
     @property
     def done(self) -> bool:
-        return self.done_steps >= self.steps
+        return self.stored or (self.done_steps >= self.steps and not any(self.besides))
 
     @property
     def left(self) -> int:
@@ -220,45 +225,49 @@ def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Pat
     Fits of subjects alone count with the first job that needs them: they are put into `planned`, and left out if they
     stand there already.
     """
-    rank = getattr(options, "rank", 0)
+    name, rank = job.method + _variant(options), getattr(options, "rank", 0) or 0
     photos = sum(len(subject.references) for subject in job.combination.subjects)
     folder, retraining = Path(job.out_dir), job.retraining
     if retraining is None:
         priors = options.objective == "prior_preservation" and options.prior_images > 0
         rows, accumulation = options.batch * (2 if priors else 1), options.accumulation
         references, mixed = int(options.objective == "dco"), getattr(options, "mix_probability", 0.0)
-        tuned = f" {options.tuning}" if hasattr(options, "tuning") else ""
-        kind = f"fit {job.method}{tuned} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
+        kind = f"fit {name} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
     else:
         references, rows, accumulation = 1, retraining.batch, retraining.accumulation
-        kind = f"refit {job.method} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
-    steps, done, alone, besides = job.steps, _done_steps(folder, job.steps), None, (0, 0)
-    if retraining is None and (recipe := options.single_recipe(job.combination)) is not None:
-        mine = _alone(job, options, recipe, set() if planned is None else planned)
+        kind = f"refit {name} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
+    steps, done, alone, besides, grams, pictures = job.steps, _done_steps(folder, job.steps), None, (0, 0), 0, 0
+    if retraining is None and (singles := folders_alone(job, options)) is not None:
+        planned = set() if planned is None else planned
+        mine = unplanned(singles, planned)
         together = job.steps - options.steps * len(job.combination.subjects)
         steps, alone = options.steps * len(mine) + together, len(mine)
         done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
-        besides = rows_besides(options, len(mine), together, photos, rows, references)
+        grams, pictures = collected(options, singles, planned), drawn(options, singles, together, planned)
+        besides = rows_besides(options, grams, pictures, together, photos, rows, references)
     return FitWork(
         owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
         done_steps=done, accumulation=accumulation, rows=rows, references=references, photos=photos, folder=folder, alone=alone,
-        besides=besides,
+        besides=besides, grams=grams, pictures=pictures, stored=_stored(folder),
     )  # fmt: skip
 
 
-def _alone(job: FitJob, options: Personalization, recipe: Mapping[str, object], planned: set[Path]) -> list[Path]:
-    """The folders of the job's subjects, fitted alone, that are not `planned` yet; they are then."""
-    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
-    folders = [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
-    mine = [folder for folder in dict.fromkeys(folders) if folder not in planned]
-    planned.update(mine)
-    return mine
+def _variant(options: Personalization) -> str:
+    """What decides the seconds of a step beside the method's name and numbers, where the name does not say it."""
+    if hasattr(options, "tuning"):
+        return f" {options.tuning}"
+    single = getattr(options, "single", None)
+    return "" if single == getattr(type(options), "single", None) else f" {single}"
+
+
+def _stored(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
 
 
 def _done_steps(folder: Path, steps: int, combined: Path | None = None) -> int:
     """Of the fit in `folder`; a subject's own keeps its checkpoints with the combination that it is made for, in a folder of
     its name or beside that."""
-    if (folder / "manifest.json").is_file():
+    if _stored(folder):
         return steps
     apart = folder if combined is None else work_folder(combined) / folder.name
     return max((int(path.stem.removeprefix("step-")) for work in (apart, work_folder(apart)) for path in work.glob(CHECKPOINTS)), default=0)

@@ -1,6 +1,7 @@
 """What tests share: the miniature, a rendered combination, and where the published photos may lie."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,47 @@ def miniature():
     from mudi import models
 
     return models.load("miniature")
+
+
+@pytest.fixture(scope="module")
+def judges():
+    from mudi import models
+
+    return models.load_detector("miniature"), models.load_segmenter("miniature")
+
+
+@pytest.fixture
+def masker(judges):
+    """The plain loop with models that are loaded once; `asked` collects the photos it was asked for, by name."""
+
+    from prepared_photos import SETTINGS
+
+    from pipeline.prepare_masks import batches, make_masks
+
+    def mask(jobs, progress):
+        mask.asked = [Path(job.photo).name for job in jobs]
+        return [made for batch in batches(jobs) for made in make_masks(*judges, batch, SETTINGS.threshold)]
+
+    mask.asked = []
+    return mask
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """A rendered cat and dog with their true masks, five photos each: a source folder of each, and another without masks."""
+    from mudi.miniature.references import write_combination
+    from mudi.miniature.world import parse_identity
+
+    work = tmp_path_factory.mktemp("rendered")
+    write_combination(work / "pair", [parse_identity("cat yellow green scarf black"), parse_identity("dog pink red hat purple")], 207)
+    for key, name in (("a", "cat"), ("b", "dog")):
+        (work / name).mkdir()
+        (work / f"{name}_bare").mkdir()
+        for path in sorted((work / "pair").glob(f"*{key}0*.png")):
+            shutil.copy(path, work / name)
+            if not path.name.startswith("mask_"):
+                shutil.copy(path, work / f"{name}_bare")
+    return work
 
 
 def pytest_collection_modifyitems(items):

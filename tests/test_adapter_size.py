@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mudi import adapters, tokens
-from mudi.adapter_size import file_bytes, lora_metadata, lora_shapes, parameters, published, read_architecture, row_shapes
+from mudi import adapters, grams, tokens
+from mudi.adapter_size import file_bytes, gram_bytes, lora_metadata, lora_shapes, parameters, published, read_architecture, row_shapes
 from mudi.adapters import LoraSettings
-from mudi.full_sizes import SDXL
+from mudi.full_sizes import FAMILIES, SDXL
 from mudi.methods.custom_diffusion import TARGETS
 from mudi.models import MINIATURE
+from mudi.random_weights import empty_unet
 
 
 def test_a_rank_32_attention_lora_of_sdxl_has_46_million_parameters():
@@ -24,6 +25,15 @@ def test_a_rank_32_attention_lora_of_sdxl_has_46_million_parameters():
 def test_keys_and_values_alone_are_counted_alone():
     """Custom Diffusion at rank 128: 2 r (2048 + w) a block: 256 (10 x 2688 + 60 x 3328) = 57,999,360."""
     assert parameters(lora_shapes(SDXL["unet"], LoraSettings(rank=128, alpha=128, targets=TARGETS))) == 57_999_360
+
+
+@pytest.mark.parametrize("targets", [LoraSettings().targets, TARGETS, ("to_q",)])
+def test_grams_from_settings_alone_are_as_large_as_those_of_the_network(miniature, targets):
+    """Every published family with its layers on the meta device, and the miniature; SDXL's are worked out in test_grams."""
+    for family, parts in FAMILIES.items():
+        assert gram_bytes(parts["unet"], targets) == grams.gram_bytes(empty_unet(family), targets)
+    assert gram_bytes(read_architecture(MINIATURE).unet, targets) == grams.gram_bytes(miniature.unet, targets) > 0
+    assert gram_bytes(SDXL["unet"], LoraSettings().targets) == 1_671_954_432
 
 
 def test_a_backbone_that_is_not_here_is_taken_for_sdxl_and_says_so():

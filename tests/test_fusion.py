@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mudi.fusion import constrained_merge, fuse_deltas, fuse_low_rank, fusion_error, inverse_of, low_rank_error
+from mudi.fusion import constrained_factors, constrained_merge, fuse_deltas, fuse_low_rank, fusion_error, inverse_of, low_rank_error
 
 OUT, IN = 7, 12
 
@@ -190,6 +190,22 @@ def test_few_captions_need_a_ridge_which_leaves_the_constraint_exact():
         constrained_merge(*given, ridge=0)
 
 
+def test_the_factors_of_any_layer_are_the_closed_form_of_its_whole_change():
+    """(V^T - W0 C^T) (d C^T)^-1 d with d = C (K^T K)^-1, inverted as written, of three layers with one K and C; the rank is that of
+    the words, a repeated one counted once, and A is orthonormal and the same for all."""
+    captions, concepts = inputs(50, seed=1), normal(3, IN, seed=2)
+    factors, d = constrained_factors(captions, concepts[[0, 1, 0, 2]], ridge=0), concepts @ torch.linalg.inv(captions.T @ captions)
+    downs = []
+    for layer, out in enumerate((OUT, OUT, 2)):
+        base, values = normal(out, IN, seed=10 + layer), normal(3, out, seed=20 + layer)
+        up, down = factors(base, values[[0, 1, 0, 2]])
+        assert (up.shape, down.shape) == ((out, 3), (3, IN))
+        close(up @ down, (values.T - base @ concepts.T) @ torch.linalg.inv(d @ concepts.T) @ d, 1e-9)
+        downs.append(down)
+    close(downs[0] @ downs[0].T, torch.eye(3, dtype=torch.float64))
+    assert torch.equal(downs[0], downs[2])
+
+
 NOT_FINITE = torch.full((2, 2), float("nan"))
 
 
@@ -209,6 +225,9 @@ NOT_FINITE = torch.full((2, 2), float("nan"))
         (lambda: fuse_deltas(OWN, [FIRST, SECOND], prior_weight=1), "without a prior_gram"),
         (lambda: fuse_low_rank([(torch.ones(2, 3), torch.ones(4, 2), 1.0)], [FIRST]), "factor shapes"),
         (lambda: constrained_merge(IDENTITY, IDENTITY, matrix([1, 1]), matrix([3, 1, 1])), "expected"),
+        (lambda: constrained_merge(IDENTITY, IDENTITY, matrix([1, 1]), matrix([3, 1], [3, 1])), "2 rows of values for 1 of concepts"),
+        (lambda: constrained_merge(IDENTITY, IDENTITY, matrix([1, 1, 1]), matrix([3, 1])), "expected"),
+        (lambda: constrained_merge(IDENTITY, IDENTITY, matrix([1, 1]), matrix([3, float("nan")])), "not finite"),
         (lambda: constrained_merge(IDENTITY, IDENTITY, matrix([1, 1], [2, 2]), matrix([3, 1], [0, 0])), "depend linearly"),
         (lambda: constrained_merge(IDENTITY, IDENTITY, matrix([1, 1], [1, 1]), matrix([3, 1], [0, 0])), "values differ"),
     ],

@@ -1,5 +1,8 @@
 """Gram matrices that are summed while a UNet runs, held against the inputs themselves."""
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -127,6 +130,33 @@ def test_stored_and_loaded_grams_are_equal(miniature, tmp_path):
     assert (loaded.rows, loaded.keys) == (found.rows, found.keys)
     assert all(torch.equal(loaded.sums[key], value) for key, value in found.sums.items())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_part_of_another_nodes_process_with_the_same_number_is_left_alone(miniature, tmp_path):
+    part = tmp_path / f".a.{os.getpid()}.part"
+    part.write_bytes(b"half of it")
+    grams.save(collected(miniature.unet, batch(1)), tmp_path / "a")
+    assert part.read_bytes() == b"half of it"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [part.name, "a"]
+
+
+def test_a_part_goes_when_it_cannot_be_finished(miniature, tmp_path):
+    """A folder stands where the file should be, which no file can be renamed over."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="irectory"):
+        grams.save(collected(miniature.unet, batch(1)), tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_parts_that_nobody_wrote_to_for_a_day_are_cleared(tmp_path):
+    """Of parts last written 25 and 23 hours ago and now, the first goes; a whole file stays, however old."""
+    ages = {".a.0.part": 25, ".a.1.part": 23, ".b.0.part": 0, "a": 25}
+    for name, hours in ages.items():
+        (tmp_path / name).write_bytes(b"1")
+        os.utime(tmp_path / name, times=(time.time() - 3600 * hours,) * 2)
+    grams.clear_parts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.1.part", ".b.0.part", "a"]
+    grams.clear_parts(tmp_path / "none")
 
 
 def test_a_cut_file_is_refused(miniature, tmp_path):

@@ -1,18 +1,20 @@
 """Adapters of single subjects merged into one: what the merge predicts, what it refuses, what it keeps."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_adapters import noisy_adapter, prediction, stored
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mudi import adapters, tokens
 from mudi.adapters import LoraSettings
 from mudi.concept_grams import counted, subject_grams
 from mudi.conditioning import encode_prompts
-from mudi.constrained import concept_states, constrained_adapter, equivalent_rows
+from mudi.constrained import concept_states, constrained_adapter
 from mudi.diffusion import generators, predict, standard_noise
 from mudi.merged import merged_adapter
 from mudi.methods.custom_diffusion import TARGETS
@@ -117,7 +119,15 @@ def test_grams_are_collected_once_and_again_when_their_file_is_broken(miniature,
     subject_grams(miniature, adapter, two_dogs.subjects[0], steps=2)
     assert path.stat().st_mtime_ns == written
     path.write_bytes(path.read_bytes()[:-50])
+    (left := path.with_name(f".{path.name}.0.part")).write_bytes(b"what a killed writer left")
+    os.utime(left, times=(0, 0))
+    there = []
+    handle = miniature.unet.register_forward_pre_hook(lambda *_: there.append(path.is_file()))
     again = subject_grams(miniature, adapter, two_dogs.subjects[0], steps=2)
+    handle.remove()
+    assert all(there), "the broken file is gone, which another process may have opened"
+    assert there
+    assert not left.exists()
     assert all(torch.equal(again.sums[key], value) for key, value in before.items())
     other = replace(two_dogs.subjects[0], class_noun="cat")
     subject_grams(miniature, adapter, other, steps=2)
@@ -167,13 +177,14 @@ def test_a_word_that_two_subjects_trained_is_refused(miniature, tmp_path, two_do
 @pytest.mark.parametrize(
     ("settings", "facts", "said"),
     [
-        (None, {"backbone": "other", "precision": "float32"}, "backbone 'other' and the merge is for 'miniature'"),
-        (None, {"backbone": "miniature", "precision": "float16"}, "precision 'float16' and the merge is for 'float32'"),
-        (None, {"backbone": "miniature"}, "precision None"),
+        (None, {"weights": "0123"}, "fitted on 'miniature' with weights '0123' and the merge is for 'miniature' with"),
+        (None, {"precision": "float16"}, "precision 'float16' and the merge is for 'miniature' with 'float32'"),
+        (None, {"precision": None}, "precision None"),
         (LoraSettings(rank=3, alpha=6, targets=TARGETS), None, "its LoRA sits on attn2.to_k, attn2.to_v and that of"),
     ],
 )
 def test_adapters_of_different_bases_are_refused(miniature, tmp_path, two_dogs, settings, facts, said):
+    facts = None if facts is None else adapters.base_facts(miniature) | facts
     pair = [single(miniature, tmp_path / "a", 1), single(miniature, tmp_path / "b", 2, settings, facts=facts)]
     with pytest.raises(ValueError, match=said):
         merged_adapter(miniature, pair, two_dogs, tmp_path / "sum", "sum", method="merged_loras")
@@ -194,11 +205,27 @@ def test_the_constrained_merge_answers_each_subject_as_its_own_fit_and_is_exactl
             torch.testing.assert_close(rows @ weight.T, rows @ of_subject[layer].T, atol=2e-4, rtol=1e-3)
 
 
-def test_fewer_rows_with_the_same_gram_stand_for_many():
-    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    few = equivalent_rows(rows)
-    assert few.shape == (6, 6)
-    torch.testing.assert_close(few.T @ few, rows.T @ rows)
+class CholeskySizes(TorchDispatchMode):
+    """The widths of all matrices that are factored while it is open."""
+
+    def __init__(self):
+        super().__init__()
+        self.widths = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.linalg_cholesky_ex.default:
+            self.widths.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_neutral_captions_are_factored_once_for_all_layers(miniature, tmp_path, two_dogs):
+    """The miniature has eight layers of width 112 and, for two subjects of two prompts with four tokens each, 16 constraints."""
+    settings = LoraSettings(rank=3, alpha=3, targets=TARGETS)
+    pair = [single(miniature, tmp_path / name, seed, settings) for name, seed in (("a", 1), ("b", 2))]
+    with CholeskySizes() as factored:
+        merged = constrained_adapter(miniature, pair, two_dogs, tmp_path / "c", method="custom_diffusion_merged")
+    assert len(weights_of(miniature, merged)) == 8
+    assert sorted(factored.widths) == [16, 112]
 
 
 def test_a_merge_elsewhere_than_on_keys_and_values_has_no_constrained_form(miniature, tmp_path, two_dogs):
@@ -212,5 +239,5 @@ def test_an_adapter_from_before_merging_is_refused_in_one_line(miniature, tmp_pa
     noisy_adapter(miniature)
     old = stored(miniature, tmp_path / "old")
     assert "precision" not in json.loads((old.path / adapters.MANIFEST).read_text())
-    with pytest.raises(ValueError, match=r"^[^\n]*backbone None[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*fitted on None with weights None[^\n]*$"):
         merged_adapter(miniature, [old, old], two_dogs, tmp_path / "sum", "sum", method="merged_loras")

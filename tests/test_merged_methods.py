@@ -10,8 +10,9 @@ import torch
 from mudi import adapters, models, tokens
 from mudi.augment import Segment
 from mudi.examples import Picture, reference_pictures, square_photo
+from mudi.methods.ed_lora import EDLora, on_the_subject
 from mudi.methods.merged_loras import MergedLoras
-from mudi.methods.mix_of_show import EDLora, MixOfShow, on_the_subject
+from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi_modular import MudiModular
 from mudi.objectives import denoising_loss
 from mudi.sampling import Sampling
@@ -166,10 +167,22 @@ def test_a_subject_outside_the_square_is_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [{}, {"merge": "fusion"}, {"objective": "dco"}, {"refine_steps": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"merge": "fusion"},
+        {"objective": "dco"},
+        {"refine_steps": 0},
+        {"single": "ed_lora", "merge": "fusion"},
+        {"single": "custom_diffusion", "merge": "constrained"},
+        {"single": "custom_diffusion", "merge": "fusion", "neutral_weight": 1.0, "refine_steps": 0},
+        {"single": "textual_inversion", "merge": "union", "refine_steps": 0, "rank": None},
+    ],
+)
 def test_a_plan_counts_the_rows_that_pass_the_unet(miniature, two_dogs, tmp_path, values):
     """Counted by a hook; the one picture of each subject is in the first batch of eight."""
-    method = MudiModular(**{**QUICK, **SELF, **values})
+    method = MergedLoras(**{**QUICK, **SELF, **values})
     job = FitJob(
         label="a", combination=two_dogs, method=method.name, hyperparameters={}, backbone="miniature", precision="float32",
         out_dir=str(tmp_path / "a"), seed=1, steps=method.steps_in_all(2),

@@ -15,19 +15,21 @@ from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
 from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi import MuDI
+from mudi.methods.mudi_modular import MudiModular
 from mudi.methods.textual_inversion import TextualInversion
 from mudi.sampling import Sampling
 
 SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given")
 QUICK = {"steps": 3, "batch": 2, "accumulation": 1, "learning_rate": 1e-2, "sampling": SAMPLING}
 
-SHORT = {"rank": 4, "self_images": 1, "self_steps": 8, "self_guidance_scale": 2.0, "refine_steps": 2}
+SHORT = {"rank": 4, "self_images": 1, "self_steps": 8, "self_guidance_scale": 2.0}
 
 
 def quick(method, **values):
     objective = {} if method in (TextualInversion, MixOfShow, Cones2) else {"objective": "dco"}
+    refined = {"refine_steps": 2} if method is MudiModular else {}
     own = {field.name for field in fields(method)}
-    return method(**QUICK, **objective, **{name: value for name, value in SHORT.items() if name in own}, **values)
+    return method(**QUICK, **objective, **refined, **{name: value for name, value in SHORT.items() if name in own}, **values)
 
 
 @pytest.mark.parametrize("name", METHODS)

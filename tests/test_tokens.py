@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mudi import adapters, tokens
 from mudi.conditioning import encode_prompts
@@ -25,6 +26,21 @@ def test_a_row_that_starts_at_another_word_reads_as_that_word(miniature):
     expected = states(miniature, "a photo of a cat")
     tokens.attach_rows(miniature, {"olis": "cat"})
     assert torch.equal(states(miniature, "a photo of a olis"), expected)
+
+
+def test_given_rows_meet_those_of_words_where_the_encoder_is(miniature):
+    """Fake tensors know devices without having one and refuse to mix them: a float16 row on the CPU beside that of a word on a GPU."""
+    given, widths = {}, []
+    with FakeTensorMode():
+        for key, (_, encoder) in miniature.readers.items():
+            size = encoder.get_input_embeddings().weight.shape
+            encoder.set_input_embeddings(torch.nn.Embedding(*size, device="cuda"))
+            given[key] = torch.zeros(size[1], dtype=torch.float16)
+            widths.append(size[1])
+        tokens.attach_rows(miniature, {"olis": given, "dog": "dog"})
+    found = tokens.row_parameters(miniature)
+    assert [tuple(rows.shape) for rows in found] == [(2, width) for width in widths]
+    assert {(rows.device.type, rows.dtype) for rows in found} == {("cuda", torch.float32)}
 
 
 def test_prompts_without_the_word_stay_bit_for_bit(miniature):

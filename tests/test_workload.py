@@ -24,6 +24,7 @@ from pipeline.disk_size import adapter_numbers, disk
 from pipeline.fit_job import run_job
 from pipeline.plain import PLAIN
 from pipeline.plan_file import load_plan
+from pipeline.plan_tables import print_plan
 from pipeline.run_folder import open_run
 from pipeline.workload import Counts, passes_of_sampling, total
 from pipeline.workload_of import workload_of
@@ -86,6 +87,38 @@ def test_the_sdxl_files_adapters_and_checkpoints_are_sized_without_weights(tmp_p
     assert found.images == (0, 612 * 3 * 1024 * 1024)
 
 
+def test_grams_and_pictures_of_subjects_are_sized_where_they_are_made(tmp_path, capsys):
+    """Fusion of two SDXL subjects: two Grams (test_grams). MuDI's refinement: 5 pictures each out of a batch of 8, 3 x 1024^2 bytes raw,
+    at most two batches. Without refinement there are none of these, and a sum has no Grams either. The plan names both."""
+    sizes = {}
+    for options in ("", "refine_steps: 0", "merge: sum, refine_steps: 0"):
+        config = sdxl(tmp_path, f"method={{name: mudi_modular, {options}}}", "rounds=0")
+        workload, architecture = workload_of(config), architecture_of(config)
+        found = disk(workload, architecture, None, config.cluster, 2)
+        sizes[options] = (found.grams, found.self_generated)
+        print_plan(config, workload, architecture, found, [], 2)
+        printed = capsys.readouterr().out
+        assert ("of 2 subjects, each 1,671,954,432 bytes" in printed) == ("Grams 3.34 GB" in printed) == bool(found.grams)
+        assert ("pictures by subjects' own fits at most 101 MB" in printed) == bool(found.self_generated[1])
+    both, drawn = 2 * 1_671_954_432, (0, 2 * 2 * 8 * 3 * 1024 * 1024)
+    assert list(sizes.values()) == [(both, drawn), (both, (0, 0)), (0, (0, 0))]
+
+
+def test_grams_are_counted_where_a_sum_has_fitted_the_subjects_before(tmp_path):
+    """The two subjects' fits count with the sum, Grams and pictures with the arms that make them: fusion, refinement, Grams of other
+    tokens. A second refinement, which differs in its length alone, makes none."""
+    fusion = "{like: a, merge: fusion}"
+    arms = {
+        "a": "{method: merged_loras, steps: 60}", "b": fusion, "c": "{method: mudi_modular, steps: 60}",
+        "d": "{like: c, refine_steps: 9}", "e": "{like: b, kv_positions: concept}",
+    }  # fmt: skip
+    methods = ", ".join(f"{name}: {arm}" for name, arm in arms.items())
+    overrides = [f"runs={tmp_path}", f"methods={{{methods}}}", "combinations=[jobs/configs/miniature/two_dogs]", "tables=[]", "claims=[]"]
+    config = load_benchmark(Path("jobs/configs/benchmark_smoke.yaml"), overrides)
+    found = {fit.owner: (fit.alone, fit.grams, fit.pictures) for fit in workload_of(config).fits}
+    assert found == {"a": (2, 0, 0), "b": (0, 2, 0), "c": (0, 0, 16), "d": (0, 0, 0), "e": (0, 2, 0)}
+
+
 def test_twice_the_candidates_are_twice_the_passes_of_drawing(tmp_path):
     """Without watched prompts, and with nothing else changed: fits stay as they are."""
     one, two = (whole(sdxl(tmp_path, "watched_prompts=[]", f"candidates={n}")) for n in (200, 400))
@@ -135,28 +168,39 @@ def test_a_file_with_methods_is_a_benchmark():
         load_plan(Path("none.yaml"))
 
 
+LEFT_OUT = {"custom_diffusion_merged"}
 SMALLEST = {
-    "mix_of_show": ("method.class_row=false",),
-    "mudi_modular": ("method.refine_steps=0", "method.merge=svd", "method.merge_rank=3"),
-}
+    **{name: ("rank=2",) for name in METHODS if name not in {"textual_inversion", *LEFT_OUT}},
+    "textual_inversion": (),
+    "mix_of_show": ("rank=2", "class_row=false"),
+    "mudi_modular": ("rank=2", "refine_steps=0", "merge=svd", "merge_rank=3"),
+    "merged_loras union": ("single=textual_inversion",),
+    "merged_loras values": ("single=custom_diffusion", "rank=2", "merge=fusion", "neutral_weight=0.5"),
+    "merged_loras refined": (
+        "single=ed_lora", "rank=2", "class_row=false", "merge=svd", "merge_rank=3", "refine_steps=1", "self_images=1", "self_steps=8",
+    ),
+}  # fmt: skip
 FITTED_BEFORE = ("steps=1", "batch=1", "accumulation=1", "objective=denoising", "descriptive_class=false")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"custom_diffusion_merged"}))
+@pytest.mark.parametrize("name", sorted(SMALLEST))
 def test_the_files_of_every_methods_adapter_are_as_large_as_planned(tmp_path, name):
     """To the byte, after a fit of one step; a constrained merge is left out, whose rank comes from its words."""
-    rank = [] if name == "textual_inversion" else ["method.rank=2"]
-    method = [f"method={{name: {name}}}", *(f"method.{option}" for option in FITTED_BEFORE), *rank, *SMALLEST.get(name, ())]
+    method = [f"method={{name: {name.split()[0]}}}", *(f"method.{option}" for option in (*FITTED_BEFORE, *SMALLEST[name]))]
     layout = ["sampling.layout=given"] if name == "concept_conductor" else []
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *method, *layout, "rounds=0"])
     (fit,) = workload_of(config).fits
     trained, planned = adapter_numbers(fit, architecture_of(config))
     (job,) = assignments.first_fits(config, open_run(config), assignments.load_combinations(config))
     run_job(job, "cpu")
-    files = [path for path in tmp_path.rglob("*.safetensors") if ".grams" not in str(path)]
-    assert planned == sum(path.stat().st_size for path in files)
-    if fit.alone is None:
+    files = list(tmp_path.rglob("*.safetensors"))
+    collected = [path.stat().st_size for path in files if ".grams" in str(path)]
+    assert planned == sum(path.stat().st_size for path in files) - sum(collected)
+    architecture = architecture_of(config)
+    assert len(collected) == fit.grams
+    assert 0 <= sum(collected) - disk(workload_of(config), architecture, None, config.cluster, 2).grams <= 16_384 * fit.grams
+    if fit.alone is None or name == "merged_loras refined":
         assert trained == read_manifest(Path(job.out_dir))["parameters"]
 
 

@@ -58,12 +58,18 @@ class ConceptConductor(Personalization):
         """Those of every subject's own fit."""
         return self.steps * subjects
 
+    def fit_singles(
+        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
+    ) -> list[Adapter]:
+        """The fits that are put side by side, or that of one subject."""
+        return fits_alone(alone_by(DreamBooth, self), self, backbone, combination, out_dir, report, only)
+
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store them side by side in `out_dir`.
 
         Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
         """
-        singles = fits_alone(alone_by(DreamBooth, self), self, backbone, combination, out_dir, report)
+        singles = self.fit_singles(backbone, combination, out_dir, report)
         adapters.detach(backbone)
         manifests = [adapters.read_manifest(single.path) for single in singles]
         details = {

@@ -15,7 +15,7 @@ from mudi.personalization import NOT_DECIDING, Personalization
 from mudi.records import Adapter, Combination, Subject
 from mudi.residuals import Residual
 from mudi.sampling import Sampling
-from mudi.singles import single_fits
+from mudi.singles import after, fit_apart, single_fits
 from mudi.word_residual import Preserved, ResidualSettings, Tuning, learn_residual
 from mudi.work_folder import clear_work, work_folder
 
@@ -104,23 +104,29 @@ class Cones2(Personalization):
         }
         return trained[self.tuning], sum(sizes)
 
+    def fit_singles(
+        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
+    ) -> list[Adapter]:
+        """Each subject's residual as an adapter of its own, or that of one subject."""
+        named, work = self.view(combination), work_folder(out_dir)
+        wanted = tuple(subject for subject in named.subjects if only in (None, subject.key))
+        keys = [subject.key for subject in wanted]
+
+        def fit_one(alone: Combination, folder: Path, seed: int) -> Adapter:
+            onwards = after(report, self.steps * keys.index(alone.key))
+            return fit_apart(lambda apart: self._fit_one(backbone, alone, apart, seed, onwards), folder, work)
+
+        folder = Path(self.singles) if self.singles else work / "subjects"
+        recipe = self.single_recipe(combination)
+        return single_fits(backbone, replace(named, subjects=wanted), recipe, self.single_seed, folder, fit_one)
+
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit the residual of each subject that has none yet, and store those of all, in their order, in `out_dir`.
 
         Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
         """
-        named = self.view(combination)
-        work = work_folder(out_dir)
-        keys = [subject.key for subject in named.subjects]
-
-        def fit_one(alone: Combination, folder: Path, seed: int) -> Adapter:
-            before = self.steps * keys.index(alone.key)
-            onwards = None if report is None else lambda step, loss: report(before + step, loss)
-            # In the folder of this combination: another one that fits the same subject just now writes checkpoints too.
-            return self._fit_one(backbone, alone, folder, work / folder.name, seed, onwards)
-
-        folder = Path(self.singles) if self.singles else work / "subjects"
-        fitted = single_fits(backbone, named, self.single_recipe(combination), self.single_seed, folder, fit_one)
+        fitted = self.fit_singles(backbone, combination, out_dir, report)
+        keys = [subject.key for subject in combination.subjects]
         residuals = [_residual(backbone, adapter, key) for adapter, key in zip(fitted, keys, strict=True)]
         adapters.detach(backbone)
         manifests = [adapters.read_manifest(adapter.path) for adapter in fitted]
@@ -131,7 +137,7 @@ class Cones2(Personalization):
         clear_work(out_dir)
         return adapter
 
-    def _fit_one(self, backbone: Backbone, alone: Combination, folder: Path, work: Path, seed: int, report: Report | None) -> Adapter:
+    def _fit_one(self, backbone: Backbone, alone: Combination, folder: Path, seed: int, report: Report | None) -> Adapter:
         (subject,) = alone.subjects
         adapters.detach(backbone)
         pictures = reference_pictures(alone, backbone.resolution, masks=False)
@@ -141,11 +147,10 @@ class Cones2(Personalization):
         )  # fmt: skip
         learnt = learn_residual(
             backbone, subject.class_noun, personal_examples(pictures, [], batch=self.batch), settings, self.residual_settings(),
-            work=work, seed=seed, report=report,
+            work=work_folder(folder), seed=seed, report=report,
         )  # fmt: skip
         residual = Residual(key=subject.key, words=subject.class_noun, values=learnt.values)
-        # Another process may have been quicker, and its fit may be in use already.
-        return adapters.find(folder) or self._save(backbone, folder, alone.key, [residual], [learnt.loss], learnt.trained)
+        return self._save(backbone, folder, alone.key, [residual], [learnt.loss], learnt.trained)
 
     def _save(
         self, backbone: Backbone, folder: Path, key: str, residuals: Sequence[Residual], losses: Sequence[float], trained: int,
