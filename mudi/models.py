@@ -219,8 +219,8 @@ def find_folder(name: str, miniature_part: str = "") -> Path:
     hub = HUB.fullmatch(name)
     if hub is None:
         allowed = (
-            "'miniature', an existing folder, a hub id with a revision as in 'owner/name@REVISION', or as backbone 'random-sdxl', "
-            "'random-sd15' or 'random-sd21'"
+            "'miniature', an existing folder, a hub id with a revision as in 'owner/name@REVISION', or as backbone 'miniature-sd', "
+            "'random-sdxl', 'random-sd15' or 'random-sd21'"
         )
         raise ValueError(f"model {name!r} is neither an existing folder nor a known name; allowed are {allowed}")
     if hub["revision"] is None:

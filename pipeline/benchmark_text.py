@@ -123,7 +123,7 @@ def _costs(benchmark: Benchmark) -> Grid:
         "images",
         "seconds an image",
         "trained parameters",
-        "kilobytes a subject",
+        "kilobytes a subject, float32",
         "fit's memory, GB",
     ]
     rows = [

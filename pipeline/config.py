@@ -44,7 +44,8 @@ class Embedders(Settings):
 
 class Models(Settings):
     backbone: Text = "miniature"
-    """The diffusion model that is adapted: "miniature", a folder, hub id@revision, or "random-sdxl" (-sd15, -sd21)."""
+    """The diffusion model that is adapted: "miniature" (SDXL's plan), "miniature-sd" (Stable Diffusion 1.5's), a folder, hub
+    id@revision, or "random-sdxl" (-sd15, -sd21)."""
     detector: Text = "miniature"
     """OWLv2 weights, which find the subjects in a candidate."""
     segmenter: Text = "miniature"
