@@ -1,5 +1,6 @@
 """From a benchmark file to work: arms resolved to methods, fits shared by content, refits, chunks."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
-from mudi.personalization import Personalization
+from mudi.personalization import SET_BY_RUNS, Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
@@ -63,6 +64,7 @@ def _drawn(sampling: Sampling) -> dict:
 
 def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
     """Every arm by label. Raises ValueError for a method, hyperparameter or sampling key that does not exist."""
+    _check_defaults(config)
     resolved: dict[str, ResolvedArm] = {}
 
     def settle(label: str) -> ResolvedArm:
@@ -105,6 +107,16 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
 def samplings_of(arms: Mapping[str, ResolvedArm]) -> dict[str, Sampling]:
     """How each arm draws, by its place in the file."""
     return {f"methods.{label}.sampling": arm.options.sampling for label, arm in arms.items()}
+
+
+def _check_defaults(config: BenchmarkConfig) -> None:
+    """Raise ValueError for a default that no method has: arms take those that they know, so a misspelt one would change nothing."""
+    settable = sorted({field.name for method in METHODS.values() for field in fields(method)} - set(SET_BY_RUNS))
+    for key in config.defaults:
+        if key not in settable:
+            close = difflib.get_close_matches(key, settable, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
+            raise ValueError(f"defaults.{key}: no method has such a hyperparameter; {hint}")
 
 
 def _defaults(config: BenchmarkConfig, method: str | None, given: Mapping) -> dict:

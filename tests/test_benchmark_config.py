@@ -141,3 +141,12 @@ def test_held_out_and_tuning_pairs_stay_apart_in_the_shipped_files():
     reported = {folder.parent.name for folder in load_benchmark(CONFIGS / "benchmark_miniature.yaml").combinations}
     chosen = {folder.parent.name for folder in load_benchmark(CONFIGS / "benchmark_tuning.yaml").combinations}
     assert (reported, chosen) == ({"held_out"}, {"tuning"})
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("stps", "defaults.stps: no method has such a hyperparameter; did you mean 'steps'"), ("sampling", "allowed are")]
+)
+def test_a_default_that_no_method_has_is_refused(load, key, said):
+    """Arms take the defaults that they know, so nothing else would tell of a misspelt one."""
+    with pytest.raises(ValueError, match=said):
+        arms.resolve(load(SMALL, f"defaults.{key}=3"))

@@ -38,6 +38,12 @@ SINGLES: Mapping[Single, type[Personalization]] = {
 }
 Merge = Kind | Literal["constrained", "union"]
 MERGES = (*KINDS, "constrained", "union")
+# What merges have that others have no use for: the default, and which those are.
+OF_MERGES: Mapping[str, tuple[object, tuple[Merge, ...]]] = {
+    "density": (DENSITY, ("ties_svd", "dare_linear_svd")),
+    "kv_positions": ("real", ("fusion",)),
+    "neutral_weight": (0.0, ("fusion",)),
+}
 # Where None is the default of the method of `single`, if it has such a hyperparameter at all.
 OF_THE_SINGLE = (
     "steps", "rank", "learning_rate", "accumulation", "objective",
@@ -119,9 +125,16 @@ class MergedLoras(Personalization):
             object.__setattr__(self, "merge", preset["merge"] or ("sum" if self.lora_targets else "union"))
         if self.ridge is None:
             object.__setattr__(self, "ridge", RIDGE if self.merge == "constrained" else FUSION_RIDGE)
+        elif self.merge not in ("fusion", "constrained") and self.ridge != FUSION_RIDGE:
+            raise ValueError(f"ridge = {self.ridge}: merge {self.merge!r} solves nothing; leave it out, or use fusion or constrained")
 
     def _check_merge(self) -> None:
         check_kind(self.merge, self.kv_positions, self.merge_rank, self.density, MERGES)
+        for name, (default, merges) in OF_MERGES.items():
+            if self.merge not in merges and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: merge {self.merge!r} has no use for it; leave it out, or use {' or '.join(merges)}"
+                )
         if self.lora_targets is None and self.merge != "union":
             raise ValueError(f"merge = {self.merge!r}: {self.single} fits token rows and no LoRA to merge; leave it out, or use 'union'")
         if self.lora_targets is not None and self.merge == "union":
@@ -134,10 +147,6 @@ class MergedLoras(Personalization):
         if self.refine_steps and self.merge == "union":
             raise ValueError(
                 f"refine_steps = {self.refine_steps}: a refinement trains a LoRA, and a union of token rows has none; set it to 0"
-            )
-        if self.neutral_weight and self.merge != "fusion":
-            raise ValueError(
-                f"neutral_weight = {self.neutral_weight}: merge {self.merge!r} weighs no captions; leave it out, or use 'fusion'"
             )
 
     @classmethod
