@@ -66,9 +66,7 @@ class LayoutGuidance:
         if not (math.isfinite(self.outside) and self.outside <= 0):
             raise ValueError(f"outside = {self.outside}: allowed are 0 and below, finite; the default is -1e8")
         if self.levels not in ("all", "v1") and not _are_factors(self.levels):
-            raise ValueError(
-                f"levels = {self.levels!r}: allowed are 'all', 'v1' and a tuple of different downsampling factors such as (2, 4)"
-            )
+            raise ValueError(f"levels = {self.levels!r}: allowed are 'all', 'v1' and different downsampling factors such as 2 and 4")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps = {self.steps}: allowed are None (every step) and 1 or more edited steps")
         if self.recurrence < 0:

@@ -87,7 +87,10 @@ def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
     """The `sampling` of a file as mudi's own value; ValueError, naming the `place`, for keys that exclude each other."""
     values = spec.model_dump(exclude={"batch"})
     if (guidance := values.pop("layout_guidance", None)) is not None:
-        values["layout_guidance"] = LayoutGuidance(**guidance)
+        try:
+            values["layout_guidance"] = LayoutGuidance(**guidance)
+        except ValueError as error:
+            raise ValueError(f"{place}.layout_guidance.{error}") from None
     try:
         return Sampling(**values)
     except ValueError as error:

@@ -48,9 +48,9 @@ def _run_checks(config: RunConfig, combinations: Sequence[Combination]) -> Itera
     yield partial(run_folder, config.runs, config.name)
     yield partial(assignments.check_models, config)
     yield partial(assignments.hyperparameters_of, config)
-    yield lambda: check_levels(config, {"sampling": assignments.sampling_of(config)})
     yield partial(assignments.check_queries, config)
     if _mistake(partial(assignments.hyperparameters_of, config)) is None:
+        yield lambda: check_levels(config, {"sampling": assignments.sampling_of(config)})
         for combination in combinations:
             yield partial(assignments.with_prompts, config, combination)
 
