@@ -16,6 +16,6 @@ def neutral_grams(backbone: Backbone, class_nouns: Sequence[str], targets: Seque
     """
     adapters.detach(backbone)
     modules = dict(backbone.unet.named_modules())
-    keys = {name: shared_key(name, modules[name]) for name in attention_layers(backbone.unet, targets) if TEXT.fullmatch(name)}
+    keys = {name: shared_key(name, modules[name].in_features) for name in attention_layers(backbone.unet, targets) if TEXT.fullmatch(name)}
     states = neutral_states(backbone, class_nouns)
     return Grams(sums=dict.fromkeys(keys.values(), states.T @ states), rows=dict.fromkeys(keys.values(), len(states)), keys=keys)
