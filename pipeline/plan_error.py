@@ -129,8 +129,8 @@ def _fit_rates(planned: Planned, known: Calibration, source: str) -> dict[str, R
     steps: dict[str, list[float]] = {}
     for fit in planned.workload.fits:
         cost = read_cost(fit.folder)
-        # Of fits of subjects alone that were there in part nothing says which part this start made.
-        if fit.done or cost is None or (fit.alone and fit.done_steps):
+        # A merge of fits that another arm makes has no steps; of such fits that were there in part nothing says which part is this start's.
+        if fit.done or not fit.left or cost is None or (fit.alone and fit.done_steps):
             continue
         other = known.rates[fit.kind].other if fit.kind in known.rates else 0.0
         seconds = cost["seconds"] + cost.get("alone_seconds", 0.0) * (fit.alone or 0) / len(fit.combination.subjects)

@@ -12,6 +12,7 @@ from pipeline.benchmark import benchmark
 from pipeline.benchmark_config import load_benchmark
 from pipeline.benchmark_folder import open_benchmark
 from pipeline.config import load_run
+from pipeline.fit_job import read_cost
 from pipeline.measure import measure
 from pipeline.plain import PLAIN
 from pipeline.plan_error import close_plan, plan_now, timed
@@ -81,3 +82,24 @@ def test_a_benchmark_leaves_rates_of_its_metrics_too(tmp_path):
 def left_wall(config):
     (stored,) = calibration.calibrations(config)
     return price.price(config, workload_of(config), stored).wall
+
+
+@pytest.mark.slow
+def test_a_merge_of_fits_that_another_arm_makes_has_no_rate_of_its_own(tmp_path):
+    """Two arms, one pair of subjects: the first one's rate is its own seconds and those of both subjects' fits over 2 x 2 steps; the
+    second has no step to divide by."""
+    path = tmp_path / "benchmark.yaml"
+    path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
+    arms_of = "{sum: {method: merged_loras, steps: 2, rank: 2, objective: denoising}, fused: {like: sum, merge: fusion}}"
+    config = load_benchmark(path, ["fits=1", f"methods={arms_of}", "defaults={}", "metrics=[detect_and_compare]"])
+    resolved = arms.resolve(config)
+    combinations = arms.load_combinations(config, resolved)
+    run_dir = open_benchmark(config, combinations, {})
+    planned = plan_now(config, run_dir)
+    benchmark(config, resolved, combinations, run_dir, PLAIN, timed(lambda *_: None, planned))
+    assert "nothing to compare" in close_plan(config, run_dir, planned, seconds=1.0)
+    fit, fused = workload_of(config).fits
+    cost = read_cost(fit.folder)
+    (stored,) = calibration.calibrations(config)
+    assert stored.rates[fit.kind].high == pytest.approx((cost["seconds"] + cost["alone_seconds"]) / 4)
+    assert cost["alone_seconds"] == read_cost(fused.folder)["alone_seconds"] > 0
