@@ -1,13 +1,16 @@
 """Attention that the backbone does not have is refused with the file's own words, before anything is loaded."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jobs import entry
+from jobs.selftrain import selftrain
+from mudi import models
 from mudi.layout_guidance import LayoutGuidance
 from mudi.sampling import Sampling
+from pipeline import cluster
 from pipeline.config import load_run
 from pipeline.layout_levels import check_levels
 
@@ -38,12 +41,17 @@ def test_the_levels_of_each_backbone(backbone, levels, refused):
     ("sampling.cfg_plus_plus=0.6", "sampling.guidance_scale"),
     ("sampling={guidance_scale: null, cfg_plus_plus: 0.6, scheduler: dpmpp_2m}", "sampling.cfg_plus_plus"),
 ])  # fmt: skip
-def test_a_run_that_cannot_work_is_one_line_and_leaves_nothing(tmp_path, override, said):
-    """Exit status 2, within seconds: no model is loaded and no folder made."""
-    command = [sys.executable, "-m", "jobs.selftrain", "jobs/configs/miniature.yaml", "--set", f"runs={tmp_path}", "--set", override]
-    finished = subprocess.run([*command, "--set", "sampling.gamma=0"] if "gamma" not in override else command, cwd=ROOT,
-                              capture_output=True, text=True, check=False)  # fmt: skip
-    assert finished.returncode == 2, finished.stderr
-    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
+def test_a_run_that_cannot_work_is_one_line_and_leaves_nothing(monkeypatch, capsys, tmp_path, override, said):
+    """Exit status 2: no model is loaded, no Ray started and no folder made."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(models, "load", pytest.fail)
+    monkeypatch.setattr(cluster, "connected", pytest.fail)
+    settings = (f"runs={tmp_path}", override, "sampling.gamma=0")
+    arguments = ["jobs/configs/miniature.yaml", *(word for setting in settings for word in ("--set", setting))]
+    monkeypatch.setattr(sys, "argv", ["selftrain", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        entry.run(selftrain)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
     assert not list(tmp_path.iterdir())
