@@ -29,13 +29,13 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.layout_levels import check_levels
     from pipeline.memory import peak_memory
     from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import open_run, run_folder, sole_driver
+    from pipeline.run_folder import open_run, refuse_another_run, run_folder, sole_driver
     from pipeline.run_inputs import inputs_of
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())
     config = on_the_cluster_of_this_job(config)
-    run_folder(config.runs, config.name)
+    refuse_another_run(config, run_folder(config.runs, config.name))
     assignments.check_models(config)
     assignments.hyperparameters_of(config)
     check_levels(config, {"sampling": assignments.sampling_of(config)})

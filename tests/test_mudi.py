@@ -32,9 +32,9 @@ def photo_loss(backbone, combination, adapter):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dco", "prior_preservation"])
 def test_a_short_fit_lowers_the_loss_on_its_photos(miniature, two_dogs, tmp_path, objective):
-    """A hundred steps on the plain photos, with either objective, against the bare model on the same times and noises."""
+    """Sixty steps on the plain photos, with either objective, against the bare model on the same times and noises."""
     method = MuDI(
-        objective=objective, steps=100, mix_probability=0.0, batch=4, accumulation=1, learning_rate=1e-3, rank=8,
+        objective=objective, steps=60, mix_probability=0.0, batch=4, accumulation=1, learning_rate=1e-3, rank=8,
         prior_images=2, prior_prompt="a photo of a {}",
         prior_negative_prompt="",
         sampling=Sampling(steps=4, guidance_scale=2.0),

@@ -19,7 +19,7 @@ from pipeline.run_folder import open_run
 
 ROOT = Path(__file__).parent.parent
 # Chunks of one and slow sampling, so that a sweep lasts long enough to be killed in the middle.
-OVERRIDES = (*SMALL, "candidates=12", "sampling.batch=1", "sampling.steps=50", "rounds=1")
+OVERRIDES = (*SMALL, "candidates=8", "sampling.batch=1", "sampling.steps=40", "rounds=1")
 
 
 def command(runs, *overrides):
@@ -70,13 +70,13 @@ def test_a_run_whose_actor_and_driver_were_killed_equals_the_plain_loop(plain, t
     for actor in actors:
         actor.kill()
     assert actors
-    assert stored_when_reported(process, stored + 1) < 14, "the sweep was over before the driver was killed"
+    assert stored_when_reported(process, stored + 1) < 10, "the sweep was over before the driver was killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     finished = subprocess.run(command(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     ids = store.read(run_dir, "candidates")["candidate_id"].to_pylist()
-    assert len(ids) == len(set(ids)) == 2 * (12 + 2)
+    assert len(ids) == len(set(ids)) == 2 * (8 + 2)
     for ours, theirs in zip(table(run_dir), table(plain), strict=True):
         assert ours.equals(theirs)
     assert "report.html" in finished.stdout

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from conftest import DOGS, ROOT
 
 from jobs import entry
 from jobs.selftrain import selftrain
+from pipeline import cluster
 
 RUN_FILE = ROOT / "jobs" / "configs" / "miniature.yaml"
 
@@ -81,19 +81,16 @@ def test_damaged_photos_are_named(monkeypatch, capsys, tmp_path, pair, damage):
 
 
 @pytest.mark.slow
-def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path):
-    """A run.json of another config: the differing key is named and no byte of the folder changes."""
+def test_a_folder_of_another_run_is_refused_and_left_alone(monkeypatch, capsys, tmp_path):
+    """A run.json of another config: the differing key is named, no Ray is started and no byte of the folder changes."""
+    monkeypatch.setattr(cluster, "connected", pytest.fail)
     folder = tmp_path / "miniature"
     folder.mkdir()
     facts = {"config_sha256": "0" * 64, "inputs": {}, "config": json.loads(json.dumps(resolved()))}
     facts["config"]["seed"] = 12345
     (folder / "run.json").write_text(json.dumps(facts))
     before = (folder / "run.json").read_bytes()
-    command = [sys.executable, "-m", "jobs.selftrain", str(RUN_FILE), "--set", f"runs={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "seed was 12345" in line
+    assert "seed was 12345" in refused(monkeypatch, capsys, RUN_FILE, "--set", f"runs={tmp_path}")
     assert [path.name for path in folder.iterdir()] == ["run.json"]
     assert (folder / "run.json").read_bytes() == before
 
