@@ -43,8 +43,9 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     check_levels(config, arms.samplings_of(resolved))
     combinations = arms.load_combinations(config, resolved)
     check_metrics(config, combinations)
+    inputs = inputs_of(config)
     with connected(config.cluster), ExitStack() as stack:
-        run_dir = open_benchmark(config, combinations, inputs_of(config))
+        run_dir = open_benchmark(config, combinations, inputs)
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         planned = plan_now(config, run_dir)

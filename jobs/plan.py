@@ -27,9 +27,10 @@ def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = 
     from pipeline.disk_size import disk, png_rate
     from pipeline.plan_file import load_plan
     from pipeline.plan_tables import print_plan
-    from pipeline.workload_of import workload_of
+    from pipeline.workload_of import refuse, workload_of
 
     config = load_plan(run_file, overrides or ())
+    refuse(config)
     workload = workload_of(config)
     if calibrate:
         from pipeline.assignments import check_models

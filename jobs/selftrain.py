@@ -40,8 +40,9 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     assignments.hyperparameters_of(config)
     check_levels(config, {"sampling": assignments.sampling_of(config)})
     combinations = assignments.load_combinations(config)
+    inputs = inputs_of(config)
     with connected(config.cluster), ExitStack() as stack:
-        run_dir = open_run(config, inputs_of(config), subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})
+        run_dir = open_run(config, inputs, subjects={c.key: [s.phrase for s in c.subjects] for c in combinations})
         stack.enter_context(sole_driver(run_dir))
         peak = stack.enter_context(peak_memory())
         planned = plan_now(config, run_dir)

@@ -160,12 +160,13 @@ class Personalization:
         """What the class priors of each subject are made by, by subject key; none where the objective needs none."""
         if self.objective != "prior_preservation" or not self.prior_images:
             return {}
+        weights = weights_of(backbone, self.detector, self.segmenter)
         return {
             subject.key: Recipe(
                 class_noun=subject.class_noun, detection_query=subject.detection_query, backbone=backbone, precision=precision,
                 detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
                 steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
-                weights=weights_of(backbone, self.detector, self.segmenter),
+                weights=weights,
             )
             for subject in self.view(combination).objects
         }  # fmt: skip

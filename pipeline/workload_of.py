@@ -28,8 +28,7 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     """Everything that the run file asks for, with what its run folder has marked as done.
 
     A combination folder that is not here is counted as the subjects that its prompts name, or two, without photos, and said
-    in `assumed`. ValueError for what a start would refuse: a run folder that holds a run with other settings, and what the
-    combinations that are here, or the backbone if it is, lack.
+    in `assumed`. ValueError if the run folder holds a run with other settings, which a start would refuse to go on with.
     """
     absent = [folder for folder in config.combinations if not folder.is_dir()]
     combinations = [
@@ -43,13 +42,14 @@ def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
     counted = "counted as the subjects that their prompts name, or two, without photos"
     notes = (f"{count} are not here (first {absent[0]}): {counted}",) if absent else ()
     build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
-    _refuse(config, [combination for folder, combination in zip(config.combinations, combinations) if folder not in absent])
     phases, shared = build(config, combinations, run_dir)
     return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)
 
 
-def _refuse(config: RunConfig | BenchmarkConfig, here: Sequence[Combination]) -> None:
-    """Raise ValueError for what a start of the run would refuse, as far as that can be known without weights."""
+def refuse(config: RunConfig | BenchmarkConfig) -> None:
+    """Raise ValueError for what a start of the run would refuse, as far as that can be known without weights: what the
+    combinations that are here, or the backbone if it is, lack. A run has asked all this before it plans itself."""
+    here = [load_combination(folder, config.queries.get(folder.name)) for folder in config.combinations if folder.is_dir()]
     if isinstance(config, BenchmarkConfig):
         arms = planning.resolve(config)
         check_levels(config, planning.samplings_of(arms))
