@@ -11,7 +11,8 @@ from mudi.adapters import LoraSettings, contents
 from mudi.encoder_tuning import lora_numbers, whole_numbers
 from mudi.full_sizes import FAMILIES
 from mudi.merging import DOWN, PREFIX, UP
-from mudi.models import MINIATURES, RANDOM, find_folder
+from mudi.models import RANDOM
+from mudi.weights_identity import local_folder
 
 FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
 CONFIG = "config.json"
@@ -45,7 +46,7 @@ def known_architecture(backbone: str) -> Architecture:
     """What is known of the backbone of this name without loading or fetching it."""
     if matched := RANDOM.fullmatch(backbone):
         return published(matched["family"])
-    return read_architecture(find_folder(backbone) if backbone in MINIATURES else Path(backbone).expanduser())
+    return read_architecture(local_folder(backbone))
 
 
 def published(family: str) -> Architecture:

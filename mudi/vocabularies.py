@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mudi.clip_vocabulary import CONTEXT, clip_tokenizer
-from mudi.models import MINIATURES, RANDOM, find_folder
+from mudi.models import RANDOM
+from mudi.weights_identity import local_folder
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -20,7 +21,7 @@ def tokenizers_of(name: str) -> "tuple[list[CLIPTokenizer], int] | None":
     """
     if RANDOM.fullmatch(name):
         return [clip_tokenizer()], CONTEXT
-    folder = find_folder(name) if name in MINIATURES else Path(name).expanduser()
+    folder = local_folder(name)
     if not (folder / "tokenizer").is_dir():
         return None
     return _stored(folder)

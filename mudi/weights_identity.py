@@ -13,6 +13,11 @@ BACKBONE = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokeniz
 INDEX = "model_index.json"
 
 
+def local_folder(name: str, miniature_part: str = "") -> Path:
+    """Where a model lies that is not fetched, whether or not anything is there. miniature_part: as for `models.find_folder`."""
+    return find_folder(name, miniature_part) if name in MINIATURES else Path(name).expanduser()
+
+
 def weights_identity(name: str, miniature_part: str = "") -> str:
     """32 hexadecimal digits of the contents of the model that `name` stands for, wherever its folder lies.
 
@@ -20,7 +25,7 @@ def weights_identity(name: str, miniature_part: str = "") -> str:
     and a "random-" name say it all and are returned as they are, and so is the name of a folder that is not here, with which
     nothing can have been made. miniature_part: as for `models.find_folder`.
     """
-    folder = find_folder(name, miniature_part) if name in MINIATURES else Path(name).expanduser()
+    folder = local_folder(name, miniature_part)
     if not folder.is_dir():
         return name
     roots = [folder / part for part in BACKBONE] if (folder / INDEX).is_file() else [folder]

@@ -1,6 +1,5 @@
 """From a benchmark file to work: arms resolved to methods, fits shared by content, refits, chunks."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_valu
 from pipeline.benchmark_config import BenchmarkConfig, Refit
 from pipeline.config import Sampling as SamplingSpec
 from pipeline.fit_job import FitJob
+from pipeline.hyperparameters import require_known
 from pipeline.named_subjects import require_named
 from pipeline.prompt_file import evaluation_prompts, training_prompts
 from pipeline.requirements import require
@@ -113,10 +113,7 @@ def _check_defaults(config: BenchmarkConfig) -> None:
     """Raise ValueError for a default that no method has: arms take those that they know, so a misspelt one would change nothing."""
     settable = sorted({field.name for method in METHODS.values() for field in fields(method)} - set(SET_BY_RUNS))
     for key in config.defaults:
-        if key not in settable:
-            close = difflib.get_close_matches(key, settable, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
-            raise ValueError(f"defaults.{key}: no method has such a hyperparameter; {hint}")
+        require_known("defaults", key, settable, "no method has such a hyperparameter")
 
 
 def _defaults(config: BenchmarkConfig, method: str | None, given: Mapping) -> dict:

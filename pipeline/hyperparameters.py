@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -22,15 +22,20 @@ def check_hyperparameters(place: str, method: type[Personalization], hyperparame
     settable = sorted({field.name for field in fields(method)} - set(SET_BY_RUNS))
     kinds = get_type_hints(method)
     for key, value in hyperparameters.items():
-        if key not in settable:
-            close = difflib.get_close_matches(key, settable, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
-            raise ValueError(f"{place}.{key}: {method.name} has no such hyperparameter; {hint}")
+        require_known(place, key, settable, f"{method.name} has no such hyperparameter")
         try:
             TypeAdapter(kinds[key], config=STRICT).validate_json(json.dumps(value))
         except ValidationError as error:
             wanted = " or ".join(dict.fromkeys(_lower(found["msg"]) for found in error.errors()))
             raise ValueError(f"{place}.{key} = {json.dumps(value)[:80]}: {wanted}") from None
+
+
+def require_known(place: str, key: str, settable: Sequence[str], said: str) -> None:
+    """Raise ValueError, naming the `place` in the file, for a key that is not `settable`, beginning with what is `said` of it."""
+    if key not in settable:
+        close = difflib.get_close_matches(key, settable, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
+        raise ValueError(f"{place}.{key}: {said}; {hint}")
 
 
 def _lower(message: str) -> str:

@@ -24,9 +24,10 @@ from pipeline.stages import BUSY, Compare, Detect, Generate, Judge, JudgeSetting
 
 # A chunk whose worker process dies is tried again this often, then given up: the default is for ever,
 # which a chunk that kills its worker each time turns into an endless loop of model loads.
-NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b")
 TASK_RETRIES = 2
 ACTOR_RESTARTS = 5
+# How a traceback ends: the name of the error at the beginning of a line.
+NAMED_ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt)\b")
 
 Receipt = Callable[[str, int, dict[str, float]], None]
 

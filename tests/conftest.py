@@ -52,7 +52,6 @@ def judges():
 @pytest.fixture
 def masker(judges):
     """The plain loop with models that are loaded once; `asked` collects the photos it was asked for, by name."""
-
     from prepared_photos import SETTINGS
 
     from pipeline.prepare_masks import batches, make_masks
@@ -81,6 +80,23 @@ def rendered(tmp_path_factory):
             if not path.name.startswith("mask_"):
                 shutil.copy(path, work / f"{name}_bare")
     return work
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """The trained miniature, loaded once for a file's tests."""
+    from mudi import models
+
+    return models.load("miniature")
+
+
+@pytest.fixture
+def backbone(loaded):
+    """The miniature with nothing on it, for tests that themselves hold that this is all there is to undo."""
+    from mudi import adapters
+
+    adapters.detach(loaded)
+    return loaded
 
 
 def pytest_collection_modifyitems(items):

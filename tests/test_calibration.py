@@ -62,6 +62,16 @@ def test_a_run_leaves_rates_for_the_next_plan_and_is_then_held_against_it(tmp_pa
     assert left_wall(second) == price.RUN
 
 
+def finished(config):
+    """What a benchmark of the plain loop says of its plan in the end."""
+    resolved = arms.resolve(config)
+    combinations = arms.load_combinations(config, resolved)
+    run_dir = open_benchmark(config, combinations, {})
+    planned = plan_now(config, run_dir)
+    benchmark(config, resolved, combinations, run_dir, PLAIN, timed(lambda *_: None, planned))
+    return close_plan(config, run_dir, planned, seconds=1.0)
+
+
 @pytest.mark.slow
 def test_a_benchmark_leaves_rates_of_its_metrics_too(tmp_path):
     """One arm, four pictures in two chunks, one further metric: the next benchmark of another name lacks nothing."""
@@ -69,12 +79,7 @@ def test_a_benchmark_leaves_rates_of_its_metrics_too(tmp_path):
     path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
     overrides = ["fits=1", "methods={mudi: {method: mudi}}", "metrics=[detect_and_compare, whole_image]"]
     config = load_benchmark(path, overrides)
-    resolved = arms.resolve(config)
-    combinations = arms.load_combinations(config, resolved)
-    run_dir = open_benchmark(config, combinations, {})
-    planned = plan_now(config, run_dir)
-    benchmark(config, resolved, combinations, run_dir, PLAIN, timed(lambda *_: None, planned))
-    assert "nothing to compare" in close_plan(config, run_dir, planned, seconds=1.0)
+    assert "nothing to compare" in finished(config)
     low, high = left_wall(load_benchmark(path, [*overrides, "name=second"]))
     assert price.RUN[0] < low < high
 
@@ -92,12 +97,7 @@ def test_a_merge_of_fits_that_another_arm_makes_has_no_rate_of_its_own(tmp_path)
     path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
     arms_of = "{sum: {method: merged_loras, steps: 2, rank: 2, objective: denoising}, fused: {like: sum, merge: fusion}}"
     config = load_benchmark(path, ["fits=1", f"methods={arms_of}", "defaults={}", "metrics=[detect_and_compare]"])
-    resolved = arms.resolve(config)
-    combinations = arms.load_combinations(config, resolved)
-    run_dir = open_benchmark(config, combinations, {})
-    planned = plan_now(config, run_dir)
-    benchmark(config, resolved, combinations, run_dir, PLAIN, timed(lambda *_: None, planned))
-    assert "nothing to compare" in close_plan(config, run_dir, planned, seconds=1.0)
+    assert "nothing to compare" in finished(config)
     fit, fused = workload_of(config).fits
     cost = read_cost(fit.folder)
     (stored,) = calibration.calibrations(config)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from mudi import adapters, models
+from mudi import models
 from mudi.conditioning import encode_negative, encode_prompts
 from mudi.dataset import load_combination
 from mudi.diffusion import alphas_cumprod, encode, predict
@@ -23,18 +23,6 @@ from mudi.spans import token_spans
 from mudi.word_residual import ResidualSettings, learn_residual, preservation
 
 TUNINGS = ("text_lora", "text_full", "direct")
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("miniature")
-
-
-@pytest.fixture
-def backbone(loaded):
-    """The miniature with nothing on it; the tests themselves hold that this is all there is to undo."""
-    adapters.detach(loaded)
-    return loaded
 
 
 def width(backbone):

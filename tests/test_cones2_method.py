@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import DOGS, ROOT
 
-from mudi import adapters, models
+from mudi import adapters
 from mudi.dataset import load_combination
 from mudi.methods.cones2 import Cones2
 from mudi.retrain import RetrainSettings, retrain
@@ -21,18 +21,6 @@ from pipeline.plan import fill_prompts
 from pipeline.run_folder import run_folder
 from pipeline.workload import total
 from pipeline.workload_of import workload_of
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("miniature")
-
-
-@pytest.fixture
-def backbone(loaded):
-    """The miniature with nothing on it; the tests themselves hold that this is all there is to undo."""
-    adapters.detach(loaded)
-    return loaded
 
 
 def test_subjects_go_without_identifier_in_prompts_and_training(two_dogs):

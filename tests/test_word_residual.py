@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import DOGS, ROOT
 
-from mudi import adapters, models
 from mudi.conditioning import encode_prompts
 from mudi.dataset import load_combination
 from mudi.fit import Example, FitSettings
@@ -19,17 +18,6 @@ from mudi.spans import token_spans
 from mudi.word_residual import ResidualSettings, learn_residual
 from pipeline import assignments
 from pipeline.config import load_run
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return models.load("miniature")
-
-
-@pytest.fixture
-def backbone(loaded):
-    adapters.detach(loaded)
-    return loaded
 
 
 def learn(backbone, work, steps, seen=lambda step: None, rate=1e-3, **values):
