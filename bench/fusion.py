@@ -14,9 +14,9 @@ SECONDS, GIGABYTES = 60, 8
 def main() -> None:
     import torch
 
-    from mudi.grams import attention_layers, gram_bytes
-    from mudi.merging import merge_fusion
-    from mudi.random_weights import empty_unet
+    from mudi.checkpoints.random_weights import empty_unet
+    from mudi.merging.grams import attention_layers, gram_bytes
+    from mudi.merging.loras import merge_fusion
 
     torch.set_num_threads(CORES)
     unet = empty_unet()
@@ -41,7 +41,7 @@ def synthetic_grams(layers: dict, source):
     """Grams of one concept, as `grams.collecting` would leave them."""
     import torch
 
-    from mudi.grams import Grams, shared_key
+    from mudi.merging.grams import Grams, shared_key
 
     grams = Grams()
     for name, layer in layers.items():

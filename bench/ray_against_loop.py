@@ -24,11 +24,12 @@ def main() -> None:
 
     from mudi import adapters, models
     from mudi.adapters import LoraSettings
-    from pipeline import plain, plan, sweep
+    from pipeline import plan
     from pipeline.assignments import load_combinations, method_of
-    from pipeline.cluster import connected
-    from pipeline.config import load_run
-    from pipeline.stages import StageSettings
+    from pipeline.settings.config import load_run
+    from pipeline.workers import in_process, sweep
+    from pipeline.workers.cluster import connected
+    from pipeline.workers.stages import StageSettings
 
     torch.set_num_threads(1)
     sizes = [f"candidates={CHUNKS * BATCH}", f"sampling.batch={BATCH}", f"sampling.steps={STEPS}", "keep=1", "watched_prompts=[]"]
@@ -57,7 +58,7 @@ def main() -> None:
         )  # fmt: skip
         ratios = []
         for turn in range(TURNS):
-            loop_start, loop_steady = timed(lambda r: plain.sweep(chunks, settings, config.cluster, r))
+            loop_start, loop_steady = timed(lambda r: in_process.sweep(chunks, settings, config.cluster, r))
             ray_start, ray_steady = timed(lambda r: sweep.sweep(chunks, settings, config.cluster, r))
             ratios.append(ray_steady / loop_steady)
             per_chunk = loop_steady / CHUNKS

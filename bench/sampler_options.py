@@ -45,7 +45,7 @@ def main(name: str = "miniature-sd", steps: int = STEPS) -> None:
 
 def options_of(steps: int) -> dict:
     """What is compared, the first being what the others are measured by."""
-    from mudi.layout_guidance import LayoutGuidance
+    from mudi.attention.layout_guidance import LayoutGuidance
     from mudi.sampling import Sampling
 
     plain = Sampling(steps=steps, gamma=0.0)

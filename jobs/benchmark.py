@@ -22,18 +22,20 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit every arm, draw the same prompts and seeds with each, score, and write tables and report."""
-    from pipeline import arms, benchmark_report, benchmark_tables, sweep, training
+    from pipeline import arms
     from pipeline.assignments import check_models
     from pipeline.benchmark import benchmark as run
-    from pipeline.benchmark_config import load_benchmark
     from pipeline.benchmark_folder import check_metrics, open_benchmark
-    from pipeline.cluster import connected
-    from pipeline.drawing import Workers
+    from pipeline.cost.forecast import close_plan, plan_now, timed
     from pipeline.layout_levels import check_levels
-    from pipeline.memory import peak_memory
-    from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import run_folder, sole_driver
+    from pipeline.report import benchmark_page, tables
     from pipeline.run_inputs import inputs_of
+    from pipeline.settings.benchmark_config import load_benchmark
+    from pipeline.tables.run_folder import run_folder, sole_driver
+    from pipeline.workers import sweep, training
+    from pipeline.workers.cluster import connected
+    from pipeline.workers.in_process import Workers
+    from pipeline.workers.memory import peak_memory
 
     began = time.perf_counter()
     config = on_the_cluster_of_this_job(load_benchmark(run_file, overrides or ()))
@@ -51,8 +53,8 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
         planned = plan_now(config, run_dir)
         progress = timed(stack.enter_context(live_progress()), planned)
         run(config, resolved, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge, sweep.draw_priors), progress)
-    page = benchmark_report.write_benchmark_report(run_dir)
-    benchmark_tables.print_benchmark(run_dir)
+    page = benchmark_page.write_benchmark_report(run_dir)
+    tables.print_benchmark(run_dir)
     seconds = time.perf_counter() - began
     print(f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started")
     print(close_plan(config, run_dir, planned, seconds))

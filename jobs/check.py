@@ -22,8 +22,8 @@ Places = Annotated[
 
 def check(places: Places) -> None:
     """Look through folders or run files before a run does; status 0 if a run would accept every one, else 2."""
-    from pipeline.check_folder import in_order
-    from pipeline.check_text import closing
+    from pipeline.check.folder import in_order
+    from pipeline.check.text import closing
 
     # Pillow decodes outside of Python's lock; more threads than cores would only hold more photos at once.
     threads = len(os.sched_getaffinity(0))
@@ -37,9 +37,9 @@ def check(places: Places) -> None:
 
 def _checked(place: Path, each) -> Iterator[str]:
     """Prints the report on one folder or file, and gives a line for each thing that a run would not accept."""
-    from pipeline.check_folder import check_folder
-    from pipeline.check_run import check_run
-    from pipeline.check_text import folder_lines, printable, verdict
+    from pipeline.check.folder import check_folder
+    from pipeline.check.run import check_run
+    from pipeline.check.text import folder_lines, printable, verdict
 
     mistakes, reports = check_run(place, each) if place.suffix in (".yaml", ".yml") else ([], [check_folder(place, each=each)])
     for report in reports:

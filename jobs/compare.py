@@ -20,7 +20,7 @@ MethodB = Annotated[str | None, typer.Option(help="The arm of RUN_B to compare i
 
 def compare(run_a: RunA, run_b: RunB, metric: Metric = None, method_a: MethodA = None, method_b: MethodB = None) -> None:
     """Print paired differences of two runs, B minus A, and whether their intervals exclude zero."""
-    from pipeline.compare import print_comparison
+    from pipeline.report.compare import print_comparison
 
     print_comparison(run_a, run_b, metric, method_a, method_b)
 

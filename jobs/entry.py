@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.failure import RunFailedError
+from pipeline.workers.failure import RunFailedError
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

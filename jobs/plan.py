@@ -23,18 +23,18 @@ Calibrate = Annotated[bool, typer.Option("--calibrate", help="Measure two steps 
 
 def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = False) -> None:
     """Print counts, times, memory and disk of a run before it starts; only --calibrate writes, and only rates."""
-    from pipeline import calibration, price
-    from pipeline.disk_size import disk, png_rate
-    from pipeline.plan_file import load_plan
-    from pipeline.plan_tables import print_plan
-    from pipeline.workload_of import refuse, workload_of
+    from pipeline.cost import calibration, price
+    from pipeline.cost.count import refuse, workload_of
+    from pipeline.cost.disk import disk, png_rate
+    from pipeline.cost.show import print_plan
+    from pipeline.settings.load import load_plan
 
     config = load_plan(run_file, overrides or ())
     refuse(config)
     workload = workload_of(config)
     if calibrate:
         from pipeline.assignments import check_models
-        from pipeline.measure import measure
+        from pipeline.cost.measure import measure
 
         check_models(config)
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():

@@ -42,10 +42,10 @@ def prepare(
     backbone: Backbone = None, words: Words = "templates", address: Address = None, gpus: Gpus = 0.0, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Copy photos, cut their subjects out, write captions, and show it all on a contact sheet to be corrected."""
-    from pipeline.failure import RunFailedError
-    from pipeline.prepare import known_settings
     from pipeline.prepare import prepare as run
-    from pipeline.prepare_text import print_prepared
+    from pipeline.prepare.prepare import known_settings
+    from pipeline.prepare.text import print_prepared
+    from pipeline.workers.failure import RunFailedError
 
     settings = known_settings(out, detector, segmenter, threshold)
     with live_progress() as progress:
@@ -61,7 +61,7 @@ def prepare(
 
 def chosen_writer(words: str, gpus: float):
     """Who writes classes, captions, prompts and layouts. Photos leave this machine only where an endpoint is asked for by name."""
-    from pipeline.wording import endpoint_writer, local_writer_of, templates_writer
+    from pipeline.prepare.writer import endpoint_writer, local_writer_of, templates_writer
 
     if words == "templates":
         return templates_writer()
@@ -93,7 +93,7 @@ def _folders(sources: list[str]) -> dict[str, Path]:
 
 def _masker(settings, address: str | None, gpus: float, workers: int):
     """Masks in this process, or on Ray where it is asked for or worth its start."""
-    from pipeline.prepare_masks import in_this_process
+    from pipeline.workers.masks import in_this_process
 
     if address not in (None, "auto", "local"):
         raise ValueError(f"--address {address}: expected auto, the cluster that this machine is part of, or local")
@@ -101,9 +101,9 @@ def _masker(settings, address: str | None, gpus: float, workers: int):
     def masker(jobs, progress):
         if address is None and len(jobs) <= MANY:
             return in_this_process(settings, jobs, progress, "cuda" if gpus else "cpu")
-        from pipeline.cluster import connected
-        from pipeline.config import Cluster, Pool
-        from pipeline.sweep import mask_all
+        from pipeline.settings.config import Cluster, Pool
+        from pipeline.workers.cluster import connected
+        from pipeline.workers.sweep import mask_all
 
         cluster = Cluster(address=address, detect=Pool(actors=workers, gpus=gpus), max_failed_share=0.0)
         with connected(cluster):

@@ -22,15 +22,17 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit an adapter, then for each round draw, score and select candidates and refit on them."""
-    from pipeline import assignments, report, rounds, summary, sweep, training
-    from pipeline.cluster import connected
-    from pipeline.config import load_run
-    from pipeline.drawing import Workers
+    from pipeline import assignments, rounds
+    from pipeline.cost.forecast import close_plan, plan_now, timed
     from pipeline.layout_levels import check_levels
-    from pipeline.memory import peak_memory
-    from pipeline.plan_error import close_plan, plan_now, timed
-    from pipeline.run_folder import open_run, refuse_another_run, run_folder, sole_driver
+    from pipeline.report import run_page, summary
     from pipeline.run_inputs import inputs_of
+    from pipeline.settings.config import load_run
+    from pipeline.tables.run_folder import open_run, refuse_another_run, run_folder, sole_driver
+    from pipeline.workers import sweep, training
+    from pipeline.workers.cluster import connected
+    from pipeline.workers.in_process import Workers
+    from pipeline.workers.memory import peak_memory
 
     began = time.perf_counter()
     config = load_run(run_file, overrides or ())
@@ -48,7 +50,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
         planned = plan_now(config, run_dir)
         progress = timed(stack.enter_context(live_progress()), planned)
         rounds.selftrain(config, combinations, run_dir, Workers(sweep.sweep, training.fit_all, sweep.judge, sweep.draw_priors), progress)
-    page = report.write_report(run_dir)
+    page = run_page.write_report(run_dir)
     summary.print_summary(run_dir, config.score.select_by)
     summary.print_stages(run_dir)
     seconds = time.perf_counter() - began

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from mudi import grams
 from mudi.adapters import LoraSettings, contents
-from mudi.encoder_tuning import lora_numbers, whole_numbers
-from mudi.full_sizes import FAMILIES
-from mudi.merging import DOWN, PREFIX, UP
+from mudi.checkpoints.full_sizes import FAMILIES
+from mudi.cones2.encoder_tuning import lora_numbers, whole_numbers
+from mudi.merging import grams
+from mudi.merging.loras import DOWN, PREFIX, UP
+from mudi.model_facts import local_folder
 from mudi.models import RANDOM
-from mudi.weights_identity import local_folder
 
 FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
 CONFIG = "config.json"

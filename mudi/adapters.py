@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mudi import tokens
-from mudi.concept_prompts import Concept
+from mudi.attention.concept_prompts import Concept
 from mudi.dataset import file_sha256
+from mudi.model_facts import weights_identity
 from mudi.models import Backbone
 from mudi.records import Adapter
 from mudi.residuals import Residual, read_residuals, stored_residuals
-from mudi.weights_identity import weights_identity
 
 # peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
 WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"

@@ -24,11 +24,11 @@ import numpy as np
 from PIL import Image
 
 from mudi.augment import Segment
-from mudi.captions import check_caption
-from mudi.metadata_file import EXAMPLE_HEADER, Refuse, layouts_of, read_lines, stop, text_of
-from mudi.names import check_combination_name, check_subject_key, is_device
-from mudi.photos import decode, mask_levels, read_both, threshold
 from mudi.records import Combination, Reference, Subject
+from mudi.user_files.captions import check_caption
+from mudi.user_files.metadata_file import EXAMPLE_HEADER, Refuse, layouts_of, read_lines, stop, text_of
+from mudi.user_files.names import check_combination_name, check_subject_key, is_device
+from mudi.user_files.photos import decode, mask_levels, read_both, threshold
 
 ENTRY_KEYS = ("id", "file_name", "mask_path", "text")
 # The super-categories that the detector is asked for; MuDI's own table is unpublished.

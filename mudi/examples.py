@@ -9,8 +9,8 @@ from PIL import Image
 from mudi.augment import Segment, cut_mix, seg_mix
 from mudi.dataset import load_segments
 from mudi.fit import Example
-from mudi.photos import read_image
 from mudi.records import Combination
+from mudi.user_files.photos import read_image
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from mudi.blip_reward import Reward, read_reward
-from mudi.clip_text import Clip
+from mudi.checkpoints.blip_reward import Reward, read_reward
+from mudi.checkpoints.clip_text import Clip
+from mudi.checkpoints.weights_folder import PICKLES, check_safetensors, read_config
 from mudi.detect import Detector
 from mudi.embed import Embedder, bit_pixels, mean_of_tokens, resized
-from mudi.weights_folder import PICKLES, check_safetensors, read_config
 
 # The libraries of the models are imported where a model is built: together they take 13 s of CPU time, of
 # which a detector needs 5 and a driver, which builds none, nothing.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from segment_anything import SamPredictor
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel, ProcessorMixin
 
-    from mudi.concept_prompts import Concept
+    from mudi.attention.concept_prompts import Concept
     from mudi.residuals import Residual
 
 MINIATURE = Path(__file__).parent / "miniature" / "weights"
@@ -65,7 +65,7 @@ class Backbone:
     residuals: "list[Residual]" = field(default_factory=list, compare=False)
     """What is added to the states of words, put there and taken away by `mudi.adapters` as LoRAs and token rows are."""
     concepts: "list[Concept]" = field(default_factory=list, compare=False)
-    """Subjects with an adapter of their own, each drawn on a path of its own (`mudi.injection`); likewise."""
+    """Subjects with an adapter of their own, each drawn on a path of its own (`mudi.attention.injection`); likewise."""
 
     @property
     def readers(self) -> "dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]":
@@ -90,7 +90,7 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = tor
     device = torch.device(device)
     matched = RANDOM.fullmatch(name)
     if matched:
-        from mudi.random_weights import random_parts
+        from mudi.checkpoints.random_weights import random_parts
 
         parts = random_parts(matched["family"], int(matched["seed"] or 0), device, dtype, _vae_dtype(True, dtype))
     else:
@@ -124,7 +124,7 @@ def load_segmenter(name: str, device: str | torch.device = "cpu") -> "SamPredict
     """Segment-anything in float32; "miniature", a folder or a hub id."""
     from segment_anything import SamPredictor
 
-    from mudi.sam_folder import read_sam
+    from mudi.checkpoints.sam_folder import read_sam
 
     return SamPredictor(_ready(read_sam(find_folder(name, "sam")), device, name))
 
@@ -172,7 +172,7 @@ def load_vision_language(name: str, device: str | torch.device = "cpu") -> "tupl
 
 
 def _dreamsim(name: str, folder: Path, device: str | torch.device) -> Embedder:
-    from mudi.dreamsim_trunks import read_dreamsim
+    from mudi.checkpoints.dreamsim_trunks import read_dreamsim
 
     model = _ready(read_dreamsim(folder), device, name)
     preprocess = partial(resized, side=model.config.image_size)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mudi.weights_folder import CONFIG, read_config, read_weights, write_model
+from mudi.checkpoints.weights_folder import CONFIG, read_config, read_weights, write_model
 
 ATTENTIONS = 4  # maps a side: ears, belly, neck and body lie apart
 SIDES = 2

@@ -15,11 +15,11 @@ from mudi.conditioning import encode_negative, encode_prompts
 from mudi.detect import detect
 from mudi.diffusion import decode, denoise, generators, is_valid, standard_noise
 from mudi.examples import Picture
+from mudi.model_facts import weights_identity
 from mudi.models import Backbone
 from mudi.prior_folder import kept_by_batch, load_kept, store_batch
 from mudi.records import Combination
 from mudi.segment import segment
-from mudi.weights_identity import weights_identity
 
 PROMPT = "a photo of a {}, simple background, full body view, award winning photography, highly detailed"
 NEGATIVE = "anime, cartoon, graphic, text, painting, crayon, graphite, abstract glitch, blurry"
@@ -36,7 +36,7 @@ class Recipe:
     `prompt` has {} for the class noun; the defaults are the released code's, the sampler's are stock SDXL's. The picture
     of draw n has a seed from the prompt and n alone, so whoever has the same recipe has the same pictures. `workers`
     says what kind of process makes them where that is known: it changes the last bits. `weights` says what the names of
-    backbone, detector and segmenter stand for now (`mudi.weights_identity`).
+    backbone, detector and segmenter stand for now (`mudi.model_facts`).
     """
 
     class_noun: str

@@ -8,16 +8,16 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mudi.attention.concept_prompts import base_text
+from mudi.attention.injection import conducted
+from mudi.attention.layout_guidance import LayoutGuidance, edit_sigmas, guided_attention
 from mudi.augment import Segment, seg_mix
-from mudi.concept_prompts import base_text
 from mudi.conditioning import Conditioning, Padding, both_sides, encode_negative, encode_prompts
 from mudi.dataset import load_segments
 from mudi.diffusion import Edit, alphas_cumprod, decode, denoise, encode, euler_schedule, generators, standard_noise
 from mudi.guidance import Weight, cfg_plus_plus
 from mudi.initialization import mean_shifted_noise
-from mudi.injection import conducted
 from mudi.layout import boxes_of, place, require_layouts
-from mudi.layout_guidance import LayoutGuidance, edit_sigmas, guided_attention
 from mudi.models import Backbone
 from mudi.records import Box, Combination, Prompt
 from mudi.solvers import SOLVERS
@@ -38,7 +38,7 @@ class Sampling:
     size; "random" composes as Seg-Mix does. `cfg_plus_plus` is the lambda of CFG++, 0 to 1, in place of a
     `guidance_scale`, which is None then. `padding` "adaptive" hides padding from attention (`mudi.conditioning`).
     `layout_guidance` holds each subject's words to its box of the same layout that initialization takes
-    (`mudi.layout_guidance`). All of these compose, but for CFG++ with a multistep `scheduler`."""
+    (`mudi.attention.layout_guidance`). All of these compose, but for CFG++ with a multistep `scheduler`."""
 
     steps: int = 50
     guidance_scale: float | None = 5.0

@@ -17,14 +17,14 @@ from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
 from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
-from pipeline.benchmark_config import BenchmarkConfig, Refit
-from pipeline.config import Sampling as SamplingSpec
-from pipeline.fit_job import FitJob
-from pipeline.hyperparameters import require_known
 from pipeline.named_subjects import require_named
-from pipeline.prompt_file import evaluation_prompts, training_prompts
 from pipeline.requirements import require
-from pipeline.run_file import mistake_in
+from pipeline.settings.benchmark_config import BenchmarkConfig, Refit
+from pipeline.settings.config import Sampling as SamplingSpec
+from pipeline.settings.hyperparameters import require_known
+from pipeline.settings.prompt_file import evaluation_prompts, training_prompts
+from pipeline.settings.run_file import mistake_in
+from pipeline.workers.fit_job import FitJob
 
 # Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
 POOL_SEED = 1

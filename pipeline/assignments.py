@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from mudi import models
+from mudi.attention.layout_guidance import LayoutGuidance
 from mudi.dataset import check_images, load_combination
-from mudi.layout_guidance import LayoutGuidance
 from mudi.methods import METHODS
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
 from pipeline import plan
-from pipeline.benchmark_config import BenchmarkConfig
-from pipeline.config import Models, RunConfig
-from pipeline.config import Sampling as SamplingSpec
-from pipeline.fit_job import FitJob
-from pipeline.hyperparameters import check_hyperparameters
 from pipeline.named_subjects import require_named
-from pipeline.prompt_file import templates_of
 from pipeline.requirements import require
-from pipeline.stages import StageSettings
+from pipeline.settings.benchmark_config import BenchmarkConfig
+from pipeline.settings.config import Models, RunConfig
+from pipeline.settings.config import Sampling as SamplingSpec
+from pipeline.settings.hyperparameters import check_hyperparameters
+from pipeline.settings.prompt_file import templates_of
+from pipeline.workers.fit_job import FitJob
+from pipeline.workers.stages import StageSettings
 
 # Kept candidates, best first: id and prompt; and those of each combination.
 Chosen = tuple[tuple[str, str], ...]

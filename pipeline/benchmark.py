@@ -16,15 +16,16 @@ from mudi.metrics import METRICS
 from mudi.records import Adapter, Combination
 from mudi.selection import select_top
 from pipeline import arms as planning
-from pipeline import journal, store
 from pipeline.arms import ResolvedArm
 from pipeline.assignments import Chosen, located, stage_settings
-from pipeline.benchmark_config import DRAWN_WITH, BenchmarkConfig, Refit
 from pipeline.class_priors import with_priors
-from pipeline.drawing import Progress, Workers, draw_missing
-from pipeline.failure import RunFailedError
-from pipeline.fit_job import FitJob, read_cost, singles_of
-from pipeline.stages import JudgeSettings
+from pipeline.drawing import Progress, draw_missing
+from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig, Refit
+from pipeline.tables import journal, store
+from pipeline.workers.failure import RunFailedError
+from pipeline.workers.fit_job import FitJob, read_cost, singles_of
+from pipeline.workers.in_process import Workers
+from pipeline.workers.stages import JudgeSettings
 
 Arms = Mapping[str, ResolvedArm]
 # (arm, combination, fit) -> the adapter that draws the cell; a cell without one is missing, and named so.

@@ -7,10 +7,10 @@ from typing import Any
 from mudi import models
 from mudi.metrics import CHECKS, METRICS
 from mudi.records import Combination
-from pipeline import store
 from pipeline.benchmark import canonical_prompts, metric_weights, score_names
-from pipeline.benchmark_config import BenchmarkConfig, benchmark_hash, drawing
-from pipeline.run_folder import facts_of, read_run, refuse_changes, run_folder, write_facts
+from pipeline.settings.benchmark_config import BenchmarkConfig, benchmark_hash, drawing
+from pipeline.tables import store
+from pipeline.tables.run_folder import facts_of, read_run, refuse_changes, run_folder, write_facts
 
 BENCHMARK = "benchmark"
 

@@ -14,12 +14,13 @@ import pyarrow as pa
 from mudi import adapters
 from mudi.prior_folder import clear_staged, find_batch, kept_by_batch
 from mudi.priors import Recipe, most_batches, needed, next_batches, require_enough
-from pipeline import journal
-from pipeline.config import Cluster, workers_of
-from pipeline.drawing import Progress, Workers
-from pipeline.failure import RunFailedError
-from pipeline.fit_job import FitJob, options_of
-from pipeline.prior_stages import PriorSettings
+from pipeline.drawing import Progress
+from pipeline.settings.config import Cluster, workers_of
+from pipeline.tables import journal
+from pipeline.workers.failure import RunFailedError
+from pipeline.workers.fit_job import FitJob, options_of
+from pipeline.workers.in_process import Workers
+from pipeline.workers.prior_stages import PriorSettings
 
 FOLDER = "_priors"
 

@@ -1,26 +1,16 @@
 """Drawing what is planned and not yet stored, and counting afterwards what is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import journal, plan, store
-from pipeline.config import Cluster
-from pipeline.failure import RunFailedError
-from pipeline.stages import BUSY, StageSettings
+from pipeline import plan
+from pipeline.settings.config import Cluster
+from pipeline.tables import journal, store
+from pipeline.workers.failure import RunFailedError
+from pipeline.workers.in_process import Workers
+from pipeline.workers.stages import BUSY, StageSettings
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The heavy work, passed in so that its callers know no Ray: `sweep.sweep`, `training.fit_all`, `sweep.judge` and
-    `sweep.draw_priors`, or `plain.PLAIN`."""
-
-    sweep: Callable
-    fit_all: Callable
-    judge: Callable
-    priors: Callable
 
 
 def draw_missing(

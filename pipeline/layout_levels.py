@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from mudi.layout_guidance import chosen_levels
+from mudi.adapter_size import known_architecture
+from mudi.attention.layout_guidance import chosen_levels
 from mudi.sampling import Sampling
-from pipeline.benchmark_config import BenchmarkConfig
-from pipeline.calibration import architecture_of
-from pipeline.config import RunConfig
+from pipeline.settings.benchmark_config import BenchmarkConfig
+from pipeline.settings.config import RunConfig
 
 # What diffusers takes where a UNet's settings do not name its middle.
 MIDDLE = {"mid_block_type": "UNetMidBlock2DCrossAttn"}
@@ -18,7 +18,7 @@ def check_levels(config: RunConfig | BenchmarkConfig, samplings: Mapping[str, Sa
 
     A backbone that is not here to be looked at is left to the workers.
     """
-    architecture = architecture_of(config)
+    architecture = known_architecture(config.models.backbone)
     if architecture.assumed:
         return
     unet = SimpleNamespace(config=SimpleNamespace(**{**MIDDLE, **architecture.unet}))

@@ -1,12 +1,12 @@
 """What a method and its way of drawing take of a combination, asked before anything is loaded."""
 
 from mudi.adapter_size import known_architecture
+from mudi.checkpoints.vocabularies import tokenizers_of
 from mudi.dataset import load_segments, require_masks, require_objects
 from mudi.layout import boxes_of, place, require_layouts
 from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.tokens import token_id
-from mudi.vocabularies import tokenizers_of
 
 
 def require(place_in_file: str, options: Personalization, combination: Combination, backbone: str, masks: bool = False) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from mudi.records import Adapter, Combination
 from mudi.selection import select_top
-from pipeline import assignments, journal, plan, store
+from pipeline import assignments, plan
 from pipeline.assignments import Kept
 from pipeline.class_priors import with_priors
-from pipeline.config import RunConfig
-from pipeline.drawing import Progress, Workers, draw_missing
-from pipeline.fit_job import FitJob, singles_of
+from pipeline.drawing import Progress, draw_missing
+from pipeline.settings.config import RunConfig
+from pipeline.tables import journal, store
+from pipeline.workers.fit_job import FitJob, singles_of
+from pipeline.workers.in_process import Workers
 
 
 def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], round: int) -> Kept:

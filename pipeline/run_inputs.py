@@ -1,9 +1,9 @@
 """What decides a run's results and lies outside its file: photos and models, by their contents."""
 
-from mudi.weights_identity import weights_identity
-from pipeline.benchmark_config import BenchmarkConfig
-from pipeline.config import RunConfig
-from pipeline.run_folder import folder_sha256
+from mudi.model_facts import weights_identity
+from pipeline.settings.benchmark_config import BenchmarkConfig
+from pipeline.settings.config import RunConfig
+from pipeline.tables.run_folder import folder_sha256
 
 
 def inputs_of(config: RunConfig | BenchmarkConfig) -> dict[str, str]:

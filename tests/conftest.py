@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import DOGS
 
 # Read when Ray is imported: no authentication for a cluster that lives for one test session.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-ROOT = Path(__file__).parent.parent
-DOGS = ROOT / "jobs" / "configs" / "miniature" / "two_dogs"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,7 +52,7 @@ def masker(judges):
     """The plain loop with models that are loaded once; `asked` collects the photos it was asked for, by name."""
     from prepared_photos import SETTINGS
 
-    from pipeline.prepare_masks import batches, make_masks
+    from pipeline.workers.masks import batches, make_masks
 
     def mask(jobs, progress):
         mask.asked = [Path(job.photo).name for job in jobs]

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from mudi import adapters
 from mudi.fit import Report
-from mudi.gathered import gather
+from mudi.merging.gathered import gather
 from mudi.methods.dreambooth import DreamBooth
 from mudi.models import Backbone
+from mudi.modular.subject_fits import alone_by, deciding, fits_alone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination
 from mudi.sampling import Sampling
-from mudi.singles import alone_by, deciding, fits_alone
 from mudi.work_folder import clear_work
 
 
@@ -20,11 +20,11 @@ from mudi.work_folder import clear_work
 class ConceptConductor(Personalization):
     """Hyperparameters: those of `DreamBooth`, for each subject's own fit; nothing is merged and nothing is fitted jointly.
 
-    A picture is drawn by n + 1 paths for n subjects (`mudi.injection`), so it costs n + 1 times as many passes of the UNet as a
+    A picture is drawn by n + 1 paths for n subjects (`mudi.attention.injection`), so it costs n + 1 times as many passes of the UNet as a
     plain one. Each subject's features go into its box of the candidate's layout, the one that initialization takes, later
     subjects over earlier ones; a style, which no box can hold, has what the boxes leave. Departures: the paper's
     concepts are ED-LoRAs with token rows; the base model draws the layout by itself, as far as initialization and the prompt say it,
-    where the paper copies it from a reference picture (`mudi.injection`).
+    where the paper copies it from a reference picture (`mudi.attention.injection`).
     """
 
     name: ClassVar[str] = "concept_conductor"

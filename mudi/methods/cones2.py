@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 
 from mudi import adapter_size, adapters
 from mudi.adapter_size import Architecture
+from mudi.cones2.learn import Preserved, ResidualSettings, Tuning, learn_residual
 from mudi.examples import personal_examples, reference_pictures
 from mudi.fit import FitSettings, Report
 from mudi.models import Backbone
+from mudi.modular.subject_fits import after, fit_apart, single_fits
 from mudi.personalization import NOT_DECIDING, Personalization
 from mudi.records import Adapter, Combination, Subject
 from mudi.residuals import Residual
 from mudi.sampling import Sampling
-from mudi.singles import after, fit_apart, single_fits
-from mudi.word_residual import Preserved, ResidualSettings, Tuning, learn_residual
 from mudi.work_folder import clear_work, work_folder
 
 # The release's for whole encoders. It has no LoRA and tunes no residual by itself: their rates are this project's choice.
@@ -26,7 +26,7 @@ LEARNING_RATES: Mapping[Tuning, float] = {"text_full": 5e-6, "text_lora": 1e-4, 
 @dataclass(frozen=True, kw_only=True)
 class Cones2(Personalization):
     """Hyperparameters; those of the optimiser and of the preservation are the release's (SD 2.1), those of `tuning` stand in
-    `mudi.word_residual.ResidualSettings`. `learning_rate` None is that of `LEARNING_RATES` for the tuning.
+    `mudi.cones2.learn.ResidualSettings`. `learning_rate` None is that of `LEARNING_RATES` for the tuning.
 
     A subject is named by its class noun alone, without an identifier, in training as in prompts; two of the same noun
     take its occurrences in turn. Photos are trained with the bare noun for a prompt, whatever their captions say. The

@@ -8,7 +8,7 @@ from mudi.methods.merged_loras import Merge, MergedLoras
 
 @dataclass(frozen=True, kw_only=True)
 class CustomDiffusionMerged(MergedLoras):
-    """Hyperparameters: those of `MergedLoras` with a `CustomDiffusion` for each subject and the paper's merge (`mudi.constrained`).
+    """Hyperparameters: those of `MergedLoras` with a `CustomDiffusion` for each subject and the paper's merge (`mudi.merging.constrained`).
 
     Departures: a LoRA and a rare word's own row per subject, as in `CustomDiffusion`, where the paper has full matrices and new
     words; the merge itself is of full matrices.

@@ -8,26 +8,26 @@ from typing import ClassVar, Literal
 
 from mudi import adapter_size
 from mudi.adapter_size import Architecture
-from mudi.concept_grams import Positions
-from mudi.constrained import constrained_adapter
 from mudi.dataset import require_objects
 from mudi.examples import seg_mixing
 from mudi.fit import Report
 from mudi.fusion import RIDGE
-from mudi.merged import DENSITY, FUSION_RIDGE, KINDS, Kind, check_kind, merged_adapter, united_adapter
+from mudi.merging.adapters import DENSITY, FUSION_RIDGE, KINDS, Kind, check_kind, merged_adapter, united_adapter
+from mudi.merging.concept_grams import Positions
+from mudi.merging.constrained import constrained_adapter
+from mudi.merging.neutral_grams import neutral_grams
 from mudi.methods.custom_diffusion import TARGETS, CustomDiffusion
 from mudi.methods.dreambooth import DreamBooth
 from mudi.methods.ed_lora import EDLora, share_a_noun
 from mudi.methods.textual_inversion import TextualInversion
 from mudi.models import Backbone
-from mudi.neutral_grams import neutral_grams
+from mudi.modular.refine import refined_adapter
+from mudi.modular.self_generated import self_generated
+from mudi.modular.subject_fits import after, alone_by, deciding, fits_alone
 from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination
-from mudi.refined import refined_adapter
 from mudi.retrain import RetrainSettings
 from mudi.sampling import Sampling
-from mudi.self_generated import self_generated
-from mudi.singles import after, alone_by, deciding, fits_alone
 
 Single = Literal["dreambooth", "ed_lora", "custom_diffusion", "textual_inversion"]
 SINGLES: Mapping[Single, type[Personalization]] = {
@@ -61,15 +61,15 @@ class MergedLoras(Personalization):
 
     `merge`: "sum" (default) is what diffusers' `set_adapters` with weights 1 draws with; "mean", "svd", "ties_svd",
     "dare_linear_svd" and "fusion", and what `merge_rank`, `density`, `kv_positions` and `ridge` mean, stand in
-    `mudi.merged.merged_adapter`; "constrained" (`mudi.constrained`, which has a `ridge` too) takes keys and values of
+    `mudi.merging.adapters.merged_adapter`; "constrained" (`mudi.merging.constrained`, which has a `ridge` too) takes keys and values of
     cross-attention, so `single: custom_diffusion` alone. Token rows stand side by side with any of them; Textual Inversion, which has
     nothing else, knows "union" and no other, and no other method has that. `ridge` left out is the merge's own. `neutral_weight`:
-    how much fusion minds what happens to captions without a subject (`mudi.neutral_grams`).
+    how much fusion minds what happens to captions without a subject (`mudi.merging.neutral_grams`).
 
     `refine_steps` above 0 (MuDI's modular customisation: 200 to 300): each subject's own fit draws `self_images` pictures of it
-    (`mudi.self_generated`, with `self_steps`, `self_guidance_scale` and `self_negative_prompt`), which are cut out, and the
+    (`mudi.modular.self_generated`, with `self_steps`, `self_guidance_scale` and `self_negative_prompt`), which are cut out, and the
     merged LoRA is trained on Seg-Mix compositions of these alone, two subjects each, at `refine_learning_rate`, with `kl_weight`
-    times the KL to the merge (`mudi.refined`). The detector must find every subject, so no style may be among them.
+    times the KL to the merge (`mudi.modular.refine`). The detector must find every subject, so no style may be among them.
     """
 
     name: ClassVar[str] = "merged_loras"

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.clip_text import text_cosines
+from mudi.checkpoints.clip_text import text_cosines
 from mudi.metrics.prompt_orders import orders
 from mudi.models import load_clip
 from mudi.records import Combination, Prompt, Score

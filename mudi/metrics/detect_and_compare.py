@@ -19,8 +19,8 @@ from scipy.optimize import linear_sum_assignment
 from mudi.detect import detect
 from mudi.embed import Embedder, embed, square_crop
 from mudi.models import EMBEDDERS, load_detector, load_embedder
-from mudi.photos import read_image
 from mudi.records import Combination, Detection, Prompt, Score, Subject
+from mudi.user_files.photos import read_image
 
 
 def linear_score(similarity: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.blip_reward import rewards
+from mudi.checkpoints.blip_reward import rewards
 from mudi.metrics.prompt_orders import orders
 from mudi.models import load_reward
 from mudi.records import Combination, Prompt, Score

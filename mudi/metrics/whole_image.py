@@ -11,8 +11,8 @@ import numpy as np
 
 from mudi.embed import embed
 from mudi.models import EMBEDDERS, load_embedder
-from mudi.photos import read_image
 from mudi.records import Combination, Prompt, Score, Subject
+from mudi.user_files.photos import read_image
 
 
 def mean_similarity(embeddings: np.ndarray, reference_embeddings: np.ndarray) -> np.ndarray:

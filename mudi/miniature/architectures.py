@@ -21,7 +21,7 @@ from transformers import (
     Owlv2ForObjectDetection,
 )  # fmt: skip
 
-from mudi.blip_reward import BlipReward, RewardConfig
+from mudi.checkpoints.blip_reward import BlipReward, RewardConfig
 from mudi.miniature.captions import TOKENS
 from mudi.miniature.world import SIZE
 

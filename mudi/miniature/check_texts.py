@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mudi.blip_reward import Reward, rewards
-from mudi.clip_text import Clip, text_cosines
+from mudi.checkpoints.blip_reward import Reward, rewards
+from mudi.checkpoints.clip_text import Clip, text_cosines
 from mudi.miniature.captions import PLACES
 from mudi.miniature.check import Gate, different_pairs, somewhere
 from mudi.miniature.claims import KINDS, PAIR_KINDS, Caption, Claim, true_caption, wrong_caption

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import BitImageProcessor, CLIPTokenizer, Owlv2ImageProcessor, Owlv2Processor
 
-from mudi.dreamsim_trunks import around_dino, save_dreamsim
+from mudi.checkpoints.dreamsim_trunks import around_dino, save_dreamsim
+from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import stored_corpus
@@ -37,7 +38,6 @@ from mudi.miniature.train_reward import Taught, export_reward, train_reward
 from mudi.miniature.train_sam import train_sam
 from mudi.miniature.world import SIZE
 from mudi.oracle import OracleNetwork, save_oracle
-from mudi.sam_folder import save_segmenter
 
 STORED = torch.float16
 WHITENED_ON = 4000

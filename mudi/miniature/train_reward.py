@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mudi.blip_reward import BlipReward, converted, save_reward
+from mudi.checkpoints.blip_reward import BlipReward, converted, save_reward
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption

@@ -1,0 +1,173 @@
+"""The residual of one subject's class noun: what has to be added to the states of its tokens for the noun to mean this subject.
+
+Source: Cones 2 (arXiv 2305.19327) and its released code. The UNet and the autoencoder stay as they are.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from mudi import adapters
+from mudi.adapters import TRAINED
+from mudi.conditioning import Conditioning, encode_prompts
+from mudi.cones2.encoder_tuning import lora_on_encoders, whole_encoders
+from mudi.cones2.noun_templates import sentences, template_mean
+from mudi.fit import Example, Examples, FitSettings, Noised, Predict, Report, Trained, fit
+from mudi.mentions import places
+from mudi.models import Backbone
+from mudi.objectives import denoising_loss
+from mudi.spans import Span, token_spans
+
+Tuning = Literal["text_lora", "text_full", "direct"]
+Preserved = Literal["instance", "templates"] | tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualSettings:
+    """How a residual is learnt.
+
+    `tuning`: "text_full" tunes whole text encoders, token tables included, as released; "text_lora" a LoRA of `rank` on
+    them; "direct" the residual itself, from zero. The first two are held near the untuned encoders, on everything but the
+    noun, by un-squared norms: `mark_weight` for the start mark, `rest_weight` for all other tokens. `preserve_prompts` says
+    in which sentences: "instance" the bare noun, which is all that the release looks at; "templates", one of
+    `noun_templates` a step; or sentences of the user's own, one a step, each with the noun in it or "{}" in its place: what
+    the paper does with 1000 sentences of a language model. "direct" touches the noun's own states only and has nothing to hold.
+    """
+
+    tuning: Tuning = "text_lora"
+    rank: int = 32
+    mark_weight: float = 1e-2
+    rest_weight: float = 1e-3
+    preserve_prompts: Preserved = "instance"
+
+    def __post_init__(self) -> None:
+        if self.tuning not in get_args(Tuning):
+            raise ValueError(f"tuning = {self.tuning!r}: allowed are {', '.join(map(repr, get_args(Tuning)))}")
+        own = self.preserve_prompts
+        listed = isinstance(own, tuple) and own and all(isinstance(sentence, str) and sentence.strip() for sentence in own)
+        if not listed and own not in ("instance", "templates"):
+            raise ValueError(
+                f"preserve_prompts = {str(own)[:80]!r}: allowed are 'instance', 'templates' and a list of sentences with the class noun"
+            )
+
+    def preserved(self, words: str) -> list[str]:
+        """The sentences in which all but the noun `words` is held. ValueError for one that does not hold the noun."""
+        if isinstance(self.preserve_prompts, str):
+            return [words] if self.preserve_prompts == "instance" else sentences(words)
+        filled = [sentence.replace("{}", words) for sentence in self.preserve_prompts]
+        for given, sentence in zip(self.preserve_prompts, filled, strict=True):
+            if places(sentence, [words]) == [None]:
+                raise ValueError(f"preserve_prompts: {given!r} does not hold the class noun {words!r}; write it out, or {{}} in its place")
+        return filled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learnt:
+    """A residual, float32 (K, D) on the CPU, the mean loss of the last tenth of the steps, and how many numbers were trained."""
+
+    values: torch.Tensor
+    loss: float
+    trained: int
+
+
+def learn_residual(
+    backbone: Backbone, words: str, examples: Examples, settings: FitSettings, options: ResidualSettings, *, work: Path, seed: int,
+    report: Report | None = None,
+) -> Learnt:  # fmt: skip
+    """The residual of the class noun `words` from pictures of the subject, whose prompts are the bare noun.
+
+    Whatever is on the backbone is taken off first, and the text encoders are afterwards what they were. SDXL's UNet gets
+    the untuned encoder's pooled text, as it will when the residual is used, so that the subject's looks go into the
+    residual. Departure: the release has one encoder and no pooled text. Raises ValueError if `words` hold no word or
+    do not fit the context, FloatingPointError if the loss is not finite.
+    """
+    adapters.detach(backbone)
+    span = token_spans(backbone, words, [words])[0]
+    if options.tuning == "direct":
+        return _direct(backbone, words, span, examples, settings, work, seed, report)
+    return _by_tuning(backbone, words, span, examples, settings, options, work, seed, report)
+
+
+def preservation(tuned: torch.Tensor, untuned: torch.Tensor, span: Span, mark_weight: float, rest_weight: float) -> torch.Tensor:
+    """How far a sentence's states (T, D) have moved where they should not: `mark_weight` times the norm of the start mark's
+    difference plus `rest_weight` times the norm of all others' together, the noun's left out.
+
+    Norms are not squared, as released. Departure: the release counts only tokens behind the noun, before which its
+    prompt has none; here those before it count too.
+    """
+    difference = tuned - untuned
+    rest = [position for position in range(1, len(difference)) if position not in span]
+    return mark_weight * difference[0].norm() + rest_weight * difference[rest].norm()
+
+
+def _direct(
+    backbone: Backbone, words: str, span: Span, examples: Examples, settings: FitSettings, work: Path, seed: int, report: Report | None
+) -> Learnt:
+    with torch.no_grad():
+        bare = encode_prompts(backbone, [words], residuals=False)
+    values = nn.Parameter(torch.zeros(len(span), bare.states.shape[-1], device=backbone.device))
+    positions = torch.tensor(span, device=backbone.device)
+
+    def encode(texts: list[str]) -> Conditioning:
+        states = bare.states.float().index_add(1, positions, values[None]).to(backbone.dtype)
+        return replace(bare, states=states).rows([0] * len(texts))
+
+    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+        return denoising_loss(predict(TRAINED), noised.target, noised.weights)
+
+    tail = fit(
+        backbone, examples, loss, settings, work=work, seed=seed, report=report, trained=[Trained(parameters=[values])], encode=encode
+    )  # fmt: skip
+    return Learnt(values=values.detach().cpu(), loss=tail, trained=values.numel())
+
+
+def _by_tuning(
+    backbone: Backbone, words: str, span: Span, examples: Examples, settings: FitSettings, options: ResidualSettings, work: Path,
+    seed: int, report: Report | None,
+) -> Learnt:  # fmt: skip
+    # States that are subtracted are never rounded to a narrower format.
+    exact = replace(backbone, dtype=torch.float32)
+    kept = options.preserved(words)
+    spans = [token_spans(backbone, sentence, [words])[0] for sentence in kept]
+    with _trainable(backbone, options, seed) as parameters:
+        with torch.no_grad():
+            bare = encode_prompts(backbone, [words], residuals=False)
+            before = _states(exact, sentences(words))
+            # One by one, as they are compared: a batch changes last bits, and a norm of those has a gradient like any other.
+            # Kept where there is room for a thousand.
+            untuned = [_states(exact, [sentence])[0].cpu() for sentence in kept]
+        drawn = [0]
+
+        def draw(step: int, rng: np.random.Generator) -> list[Example]:
+            pictures = examples(step, rng)
+            drawn[0] = int(rng.integers(len(kept)))
+            return pictures
+
+        def encode(texts: list[str]) -> Conditioning:
+            return replace(bare, states=encode_prompts(backbone, [words], residuals=False).states).rows([0] * len(texts))
+
+        def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+            tuned = _states(exact, [kept[drawn[0]]])[0]
+            held = preservation(tuned, untuned[drawn[0]].to(tuned.device), spans[drawn[0]], options.mark_weight, options.rest_weight)
+            return denoising_loss(predict(TRAINED), noised.target, noised.weights) + held
+
+        tail = fit(
+            backbone, draw, loss, settings, work=work, seed=seed, report=report, trained=[Trained(parameters=parameters)], encode=encode
+        )  # fmt: skip
+        with torch.no_grad():
+            after = _states(exact, sentences(words))
+        values = template_mean(backbone, words, after, before)
+        return Learnt(values=values.cpu(), loss=tail, trained=sum(p.numel() for p in parameters))
+
+
+def _states(backbone: Backbone, texts: list[str]) -> torch.Tensor:
+    return encode_prompts(backbone, texts, residuals=False).states
+
+
+def _trainable(backbone: Backbone, options: ResidualSettings, seed: int) -> AbstractContextManager[list[nn.Parameter]]:
+    return lora_on_encoders(backbone, options.rank, seed) if options.tuning == "text_lora" else whole_encoders(backbone)

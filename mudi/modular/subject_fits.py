@@ -1,0 +1,135 @@
+"""Fits of one subject alone, each made once and found again by what it was made of."""
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TypeVar
+
+from mudi import adapters
+from mudi.dataset import file_sha256
+from mudi.fit import Report
+from mudi.model_facts import weights_identity
+from mudi.models import Backbone
+from mudi.personalization import Personalization, hyperparameters
+from mudi.records import Adapter, Combination, Subject
+from mudi.work_folder import work_folder
+
+# The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
+FitOne = Callable[[Combination, Path, int], Adapter]
+Alone = TypeVar("Alone", bound=Personalization)
+
+
+def fits_alone(
+    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path,
+    report: Report | None = None, only: str | None = None,
+) -> list[Adapter]:  # fmt: skip
+    """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`; of
+    the subject with the key `only`, if that is given.
+
+    Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
+    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Each is made in the work folder, where
+    no other combination's fit of the same subject writes, and comes to its place whole. Raises ValueError before anything
+    is fitted if subjects share an identifier.
+    """
+    require_own_identifiers(combination)
+    named = owner.view(combination)
+    wanted = [subject for subject in named.subjects if only in (None, subject.key)]
+    keys, work = [subject.key for subject in wanted], work_folder(out_dir)
+    folder = Path(owner.singles) if owner.singles else work / "subjects"
+
+    def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
+        onwards = after(report, keys.index(alone.key) * single.steps)
+        return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
+
+    return single_fits(backbone, replace(named, subjects=tuple(wanted)), deciding(single), owner.single_seed, folder, fit_one)
+
+
+def alone_by(method: type[Alone], owner: Personalization) -> Alone:
+    """The method `method` with the hyperparameters that `owner` shares with it, sampling left out: fits do not depend on it."""
+    shared = [field.name for field in fields(method) if hasattr(owner, field.name) and field.name != "sampling"]
+    return method(**{name: getattr(owner, name) for name in shared})
+
+
+def deciding(single: Personalization) -> dict:
+    """What of a method decides its fits, so that arms which differ elsewhere share them."""
+    unused = {"sampling", "single_seed"}
+    if single.objective != "prior_preservation":
+        unused |= {"detector", "segmenter", *(field.name for field in fields(single) if field.name.startswith("prior_"))}
+    return {"method": single.name, **{key: value for key, value in hyperparameters(single).items() if key not in unused}}
+
+
+def after(report: Report | None, steps: int) -> Report | None:
+    """The report of a fit that follows others of so many steps."""
+    return None if report is None else lambda step, loss: report(steps + step, loss)
+
+
+def require_own_identifiers(combination: Combination) -> None:
+    """Raise ValueError if two subjects have one identifier: fitted alone and merged, it would have to mean both."""
+    words = [subject.identifier.lower() for subject in combination.subjects]
+    for index, word in enumerate(words):
+        if word in words[:index]:
+            first, second = (combination.subjects[i].key for i in (words.index(word), index))
+            raise ValueError(
+                f"{combination.key}: subjects {first!r} and {second!r} both have the identifier {word!r}; give each its own rare word"
+            )
+
+
+def single_fits(
+    backbone: Backbone, combination: Combination, recipe: Mapping[str, object], seed: int, folder: Path, fit_one: FitOne
+) -> list[Adapter]:
+    """The adapter of each subject, in their order, from `folder` or made by `fit_one` and left there.
+
+    `recipe` holds all that decides a fit beside the subject: the method and its hyperparameters. A subject counts by its
+    words and the contents of its photos and masks, so that it is fitted once for all combinations that it is part of;
+    `seed` must not depend on the combination either. Two processes that fit one subject at once both finish; one of
+    the fits stays, and on one kind of device they are equal.
+    """
+    made = []
+    for subject in combination.subjects:
+        place = single_folder(folder, subject, recipe, seed, backbone.name, str(backbone.dtype).removeprefix("torch."))
+        alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
+        made.append(adapters.find(place) or fit_one(alone, place, seed))
+    return made
+
+
+def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adapter:
+    """What `train` leaves in the folder it is given, moved to `place`, or what another process has put there meanwhile.
+
+    Subjects are shared between combinations whose fits run at once. Two processes that fit one must not write the same
+    checkpoints, so each fits it in `work`, a folder that belongs to its own combination.
+    """
+    apart = work / place.name
+    made = adapters.find(apart) or train(apart)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.path.rename(place)
+    except OSError:
+        if (found := adapters.find(place)) is not None:
+            return found
+        # What lies there is no whole adapter. Moved away before it goes: nothing is ever deleted in a place that others look at.
+        broken = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+        place.rename(broken)
+        shutil.rmtree(broken)
+        made.path.rename(place)
+    return replace(made, path=place)
+
+
+def single_folder(folder: Path, subject: Subject, recipe: Mapping[str, object], seed: int, backbone: str, precision: str) -> Path:
+    """Where in `folder` the fit of a subject alone lies, which a plan knows without loading the backbone of this name; its
+    weights decide (`mudi.model_facts`), not its name."""
+    return folder / subject_digest(subject, {**recipe, "seed": seed, "weights": weights_identity(backbone), "precision": precision})
+
+
+def subject_digest(subject: Subject, recipe: Mapping[str, object]) -> str:
+    """40 hexadecimal digits of the sha256 of a subject's words and files and of a recipe, which JSON can hold.
+
+    Its key is no word of it: the same subject may be "a" in one combination and "b" in another.
+    """
+    words = {key: value for key, value in asdict(subject).items() if key not in ("key", "references")}
+    files = [(file_sha256(r.image_path), None if r.mask_path is None else file_sha256(r.mask_path), r.caption) for r in subject.references]
+    canonical = json.dumps({"subject": words, "files": files, "recipe": recipe}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:40]

@@ -1,0 +1,176 @@
+"""One combination folder looked through: what every file in it is for, every mistake, and what is worth knowing.
+
+Nothing is judged here that a run does not judge: the mistakes are those of `mudi.dataset`, all of them rather
+than the first. Photos are opened one a thread and let go of, so that a folder of any size fits in memory.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from mudi.dataset import Each, Examined, examine, file_sha256, load_combination
+from mudi.records import Combination, Subject
+from mudi.user_files.metadata_file import METADATA
+from pipeline.check import notes
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+# What is no photo and no mask and yet in its place: the text, what `mudi prepare` writes, and the truth about rendered subjects.
+OWN_FILES = (METADATA, "subjects.yaml", "prepared.json", "contact_sheet.html", "contact_sheet.png", "layouts.png", "truth.json")
+NOT_LISTED, REFUSED, PARTNER = f"not listed in {METADATA}", "refused", "of a photo or mask that is refused"
+NO_TEXT = f"{METADATA} is refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectReport:
+    """A subject's usable photos: how many, and the smallest and largest size as (H, W)."""
+
+    key: str
+    phrase: str
+    query: str
+    photos: int
+    smallest: tuple[int, int] | None
+    largest: tuple[int, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderReport:
+    """found = photos + masks + own + skipped; every file of the folder is counted once, as the first of these that it is."""
+
+    folder: Path
+    found: int
+    photos: int
+    masks: int
+    own: tuple[str, ...]
+    """The metadata and what `mudi prepare` writes."""
+    skipped: Mapping[str, tuple[str, ...]]
+    """Reason -> names of files."""
+    subjects: tuple[SubjectReport, ...]
+    listed: int
+    """Lines of photos, usable or not."""
+    refused: int
+    """Of these, how many a run would not accept."""
+    mistakes: tuple[str, ...]
+    notes: tuple[str, ...]
+    combination: Combination | None
+    """As a run would load it; None where it would not."""
+
+
+def in_order(executor: Executor, ahead: int) -> Each:
+    """A `map` on the executor's threads that is never more than `ahead` items in front of the result it gives."""
+
+    def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterable[Result]:
+        rest = iter(items)
+        running = [executor.submit(function, item) for item in islice(rest, ahead)]
+        while running:
+            yield running.pop(0).result()
+            running += [executor.submit(function, item) for item in islice(rest, 1)]
+
+    return each
+
+
+def check_folder(folder: Path, queries: Mapping[str, str] | None = None, each: Each = map) -> FolderReport:
+    """Everything about one folder. `each` opens the photos (`in_order`); what is no folder has one mistake."""
+    folder = Path(os.path.abspath(folder))
+    mistakes: list[str] = []
+    named: list[tuple[str, ...]] = []
+
+    def refuse(mistake: ValueError, names: tuple[str, ...] | None) -> None:
+        mistakes.append(str(mistake))
+        if names is not None:
+            named.append(names)
+
+    try:
+        combination = load_combination(folder, queries, refuse)
+    except ValueError as mistake:
+        return _without_text(folder, (*mistakes, str(mistake)))
+    looked = {subject: list(examine(subject, notes.of_pictures, each)) for subject in combination.subjects}
+    examined = [one for of_subject in looked.values() for one in of_subject]
+    broken = [one for one in examined if one.mistake]
+    mistakes += [one.mistake for one in broken]
+    photos, masks = _names(folder, (one for one in examined if not one.mistake))
+    reasons = dict.fromkeys((os.path.normpath(name) for names in named for name in names), REFUSED) | _reasons(folder, broken)
+    sizes = {(folder / name).stat().st_size for name in photos}
+    hashes = {one.sha256: one.reference.image_path.name for one in examined if one.sha256}
+    files = list(_files(folder))
+    own, skipped = [], {}
+    for name in files:
+        if name in OWN_FILES:
+            own.append(name)
+        elif name not in photos and name not in masks:
+            reason = reasons.get(name) or _why_unlisted(folder / name, sizes, hashes)
+            skipped.setdefault(reason, []).append(name)
+    return FolderReport(
+        folder=folder,
+        found=len(files),
+        photos=len(photos),
+        masks=len(masks),
+        own=tuple(own),
+        skipped={reason: tuple(names) for reason, names in skipped.items()},
+        subjects=tuple(_row(subject, looked[subject]) for subject in combination.subjects),
+        listed=len(examined) + len(named),
+        refused=len(broken) + len(named),
+        mistakes=tuple(mistakes),
+        notes=tuple(notes.of_folder(looked)),
+        combination=None if mistakes else combination,
+    )
+
+
+def _without_text(folder: Path, mistakes: tuple[str, ...]) -> FolderReport:
+    """The report on a folder whose header or text cannot be read, so that nothing in it can be used."""
+    files = list(_files(folder)) if folder.is_dir() else []
+    own = tuple(name for name in files if name in OWN_FILES)
+    rest = tuple(name for name in files if name not in OWN_FILES)
+    return FolderReport(
+        folder=folder, found=len(files), photos=0, masks=0, own=own, skipped={NO_TEXT: rest} if rest else {}, subjects=(), listed=0,
+        refused=0, mistakes=mistakes, notes=(), combination=None,
+    )  # fmt: skip
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Every file below the folder by its name in it, in a fixed order; of a link to a folder, the link."""
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in sorted(files + links):
+            yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def _name(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder))
+
+
+def _names(folder: Path, usable: Iterable[Examined]) -> tuple[set[str], set[str]]:
+    """The names of photos, and of the masks that are not photos too."""
+    references = [one.reference for one in usable]
+    photos = {_name(folder, reference.image_path) for reference in references}
+    return photos, {_name(folder, reference.mask_path) for reference in references if reference.mask_path} - photos
+
+
+def _reasons(folder: Path, broken: Iterable[Examined]) -> dict[str, str]:
+    """Name -> why it is skipped, of the photos that cannot be trained on and their masks."""
+    reasons = {}
+    for one in broken:
+        paths = [path for path in (one.reference.image_path, one.reference.mask_path) if path]
+        reasons |= {_name(folder, path): REFUSED if one.mistake.startswith(f"{path}: ") else PARTNER for path in paths}
+    return reasons
+
+
+def _why_unlisted(path: Path, sizes: Collection[int], hashes: Mapping[str, str]) -> str:
+    """Why a file that no line lists is skipped; only one of the size of a photo is read to tell whether it is a copy."""
+    if path.is_dir():
+        return "links to a folder, which are not followed"
+    if path.is_file() and path.stat().st_size in sizes and (original := hashes.get(file_sha256(path))):
+        return f"the same bytes as {original}"
+    return NOT_LISTED
+
+
+def _row(subject: Subject, looked: Iterable[Examined]) -> SubjectReport:
+    sizes = sorted((one.size for one in looked if not one.mistake), key=lambda size: size[0] * size[1])
+    return SubjectReport(
+        key=subject.key, phrase=subject.phrase, query=subject.detection_query, photos=len(sizes),
+        smallest=sizes[0] if sizes else None, largest=sizes[-1] if sizes else None,
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""The contact sheet: every photo with its mask, what to look at first, as one offline page and as one picture.
+
+Captions and file names are a user's text: the page escapes all of it and forbids scripts.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from mudi.user_files.photos import read_both
+from pipeline.prepare.mask_picture import Marks, mask_picture
+from pipeline.prepare.photos import PreparedPhoto
+from pipeline.prepare.record import SkippedRecord
+from pipeline.prepare.sheet_picture import Cell, Heading, sheet_picture
+from pipeline.settings.subjects_file import SubjectsFile
+
+PAGE, PICTURE = "contact_sheet.html", "contact_sheet.png"
+SIDE = 420
+ORIGINS = {
+    "hinted": "mask cut out where subjects.yaml says",
+    "source": "mask from the source folder",
+    "hand": "mask painted by hand",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A photo as the sheet shows it. source: a `data:` address; origin: whence its mask is; box: a line on the box used."""
+
+    name: str
+    subject: str
+    source: str
+    width: int
+    height: int
+    caption: str
+    origin: str
+    doubts: tuple[str, ...]
+    usable: bool
+    from_file: str
+    repair: str | None
+
+
+def write_sheets(
+    folder: Path, title: str, file: SubjectsFile, photos: Sequence[PreparedPhoto], skipped: Sequence[SkippedRecord],
+    removed: Sequence[str],
+) -> None:  # fmt: skip
+    """Writes contact_sheet.html and contact_sheet.png into `folder`; a photo takes about 20 kB in each."""
+    shown = [_drawn(photo) for photo in photos]
+    cards = [card for card, _ in shown]
+    templates = FileSystemLoader(Path(__file__).parents[1] / "templates")
+    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("contact_sheet.html.j2").render(
+        title=title,
+        file=file,
+        looks=[card for card in cards if card.doubts],
+        cards={key: [card for card in cards if card.subject == key] for key in file.subjects},
+        skipped=skipped,
+        removed=removed,
+        count=len(cards),
+        masked=sum(card.usable for card in cards),
+    )
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    sheet_picture(_rows(title, file, shown, skipped)).save(folder / PICTURE, format="PNG", optimize=True)
+
+
+def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
+    image, mask = read_both(photo.path, photo.mask)
+    detected = () if photo.hinted or photo.given_mask else [found.box for found in photo.record.boxes]
+    marks = Marks() if photo.given_mask else Marks(detected=detected, by_hand=photo.entry.box, points=photo.entry.points)
+    picture = mask_picture(image, mask, marks, SIDE)
+    card = Card(
+        name=photo.name,
+        subject=photo.subject,
+        source=_webp(picture),
+        width=picture.width,
+        height=picture.height,
+        caption=photo.caption,
+        origin="no mask yet" if mask is None else _origin(photo),
+        doubts=photo.doubts,
+        usable=mask is not None,
+        from_file=photo.record.source,
+        repair=photo.record.repair,
+    )
+    return card, picture
+
+
+def _origin(photo: PreparedPhoto) -> str:
+    if photo.given_mask:
+        return ORIGINS[photo.record.mask.origin] + ("; what subjects.yaml says of its place is not used" if photo.hinted else "")
+    if photo.hinted:
+        return ORIGINS["hinted"]
+    return f"mask from the box found, confidence {photo.record.boxes[0].confidence:.2f}"
+
+
+def _rows(
+    title: str, file: SubjectsFile, shown: Sequence[tuple[Card, Image.Image]], skipped: Sequence[SkippedRecord]
+) -> list[Heading | list[Cell]]:  # fmt: skip
+    """The picture's content from top to bottom: what to look at, then every subject, then what was skipped."""
+
+    def cell(card: Card, picture: Image.Image) -> Cell:
+        reason = ("" if card.usable else "no mask: ") + "; ".join(card.doubts)
+        return Cell(picture=picture, name=card.name, text=card.caption, alarm=reason)
+
+    looks = [cell(card, picture) for card, picture in shown if card.doubts]
+    counts = f"{len(shown)} photos, {sum(card.usable for card, _ in shown)} with a mask, {len(looks)} to look at, {len(skipped)} skipped"
+    rows: list[Heading | list[Cell]] = [Heading(text=title, small=counts)]
+    if looks:
+        rows += [Heading(text="Needs a look", alarm=True), looks]
+    for key, entry in file.subjects.items():
+        rows.append(Heading(text=f"{entry.identifier} {entry.class_noun}", small=f"{key}, detector asked for “{entry.query}”"))
+        rows.append([cell(card, picture) for card, picture in shown if card.subject == key and not card.doubts])
+    if skipped:
+        rows.append(Heading(text="Skipped files"))
+        rows += [Heading(text="", small=f"{row.subject}/{row.file}: {row.reason}") for row in skipped]
+    return rows
+
+
+def _webp(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,167 @@
+"""The same seed drawn by every method: which pictures of a benchmark its page shows, and how they fit its budget.
+
+The page carries its pictures inside it, so there is a budget in bytes. Seeds are added one by one, each prompt in
+every combination and with every method at once, until the next would exceed it: no method is shown more than another.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.report.inline_image import TINY, data_address
+from pipeline.tables import store
+
+BUDGET = 24_000_000  # bytes of pictures with their scores; tables, charts and lists then keep a page below 30 MB
+SEEDS = 3
+SIDES = (512, 384, 256)
+BYTES_A_PIXEL = 0.27  # of a busy photo as WebP at this quality, in base64; what is really used is counted
+OVERHEAD = 3000  # bytes of boxes, matrix and scores beside a picture: 2,204 measured with 8 scores, 90 for each further one
+PORTION = 256_000_000  # bytes of decoded pixels that are read from the tables at once
+COLUMNS = ["candidate_id", "method", "combination", "prompt_id", "prompt", "index", "seed", "adapter_sha256", "height", "width", "status"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """A picture with what the judges said of it. boxes are in the pixels of the original (width, height).
+
+    value: the grid's metric, None if not computed; scores: (metric, value or None), all of them.
+    similarity has a row a box and a column a subject; cells are (value, share of the largest value in 0..1).
+    """
+
+    source: str
+    width: int
+    height: int
+    tiny: bool
+    prompt: str
+    seed: int
+    value: float | None
+    scores: tuple[tuple[str, float | None], ...]
+    boxes: tuple[tuple[float, float, float, float], ...]
+    similarity: tuple[tuple[tuple[float, float], ...], ...]
+    similarity_by: str | None
+    subjects: tuple[str, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt and image index of a combination: method -> its picture; a method without one is absent."""
+
+    prompt: str
+    index: int
+    shots: Mapping[str, Shot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grids:
+    """combination -> rows by prompt, then index. `shown` and `stored` count pictures of all fits and seeds;
+    `side` is the largest width or height in pixels that pictures were reduced to, None if none was."""
+
+    rows: Mapping[str, tuple[Row, ...]]
+    shown: int
+    stored: int
+    side: int | None
+
+
+def picture_grids(
+    run_dir: Path,
+    methods: Sequence[str],
+    combinations: Sequence[str],
+    subjects: Mapping[str, Sequence[str]],
+    metric: str,
+    budget: int = BUDGET,
+) -> Grids:
+    """Pictures of fit 0 and the first seeds, as many as `budget` bytes hold, with their scores.
+
+    metric: the score named under each picture, whose boxes and similarities are shown if it has any.
+    """
+    candidates = store.read(run_dir, "candidates", columns=COLUMNS).to_pandas()
+    drawn = candidates[(candidates["status"] == "ok") & candidates["method"].isin(methods) & candidates["combination"].isin(combinations)]
+    fits = store.read(run_dir, "fits", columns=["method", "combination", "fit", "adapter_sha256"]).to_pandas()
+    first = fits[fits["fit"] == 0].drop(columns="fit").drop_duplicates()
+    frame = drawn.merge(first, on=["method", "combination", "adapter_sha256"])
+    frame = frame[frame["index"] < SEEDS].sort_values(["index", "prompt_id", "combination", "method", "candidate_id"])
+    side = _side(int((frame["index"] == 0).sum()), budget)
+    chosen, used = [], 0
+    for _, group in groupby(_encoded(run_dir, frame, side), key=lambda item: (item[0].index_, item[0].prompt_id)):
+        step = list(group)
+        used += sum(len(source) + OVERHEAD for _, source in step)
+        if used > budget:
+            break
+        chosen += step
+    scores = _scores(run_dir, [row.candidate_id for row, _ in chosen])
+    shots = [
+        (row, _shot(row, source, scores.get(row.candidate_id, {}), subjects.get(row.combination, ()), metric)) for row, source in chosen
+    ]
+    reduced = any(max(row.width, row.height) > side and not shot.tiny for row, shot in shots)
+    return Grids(rows=_rows(shots, combinations), shown=len(shots), stored=len(drawn), side=side if reduced else None)
+
+
+def _side(pictures: int, budget: int) -> int:
+    """The largest width and height at which one seed of every method, prompt and combination fits, else the least."""
+    fitting = [side for side in SIDES if pictures * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget]
+    return fitting[0] if fitting else SIDES[-1]
+
+
+def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[Any, str]]:
+    """Each candidate in order with its picture as a data address; whole portions are read, so that files are opened few times."""
+    portions = (frame["height"] * frame["width"] * 3).cumsum() // PORTION
+    for _, portion in frame.rename(columns={"index": "index_"}).groupby(portions, sort=True):
+        pngs = store.read_images(run_dir, set(portion["candidate_id"]))
+        for row in portion.itertuples(index=False):
+            yield row, data_address(pngs[row.candidate_id], side)
+
+
+def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, dict[str, tuple[float | None, dict]]]:
+    """candidate_id -> metric -> (value, details), metrics sorted by name."""
+    table = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"])
+    frame = table.to_pandas()
+    frame = frame[frame["candidate_id"].isin(set(candidate_ids))].sort_values(["candidate_id", "metric"])
+    found: dict[str, dict[str, tuple[float | None, dict]]] = {}
+    for row in frame.itertuples(index=False):
+        value = None if pd.isna(row.value) else float(row.value)
+        found.setdefault(row.candidate_id, {})[row.metric] = (value, json.loads(row.details) if row.details else {})
+    return found
+
+
+def _shot(row: Any, source: str, scores: Mapping[str, tuple[float | None, dict]], subjects: Sequence[str], metric: str) -> Shot:
+    by_preference = sorted(scores, key=lambda name: (name != metric, name))
+    boxes_from = next((name for name in by_preference if "boxes" in scores[name][1]), None)
+    similarity_from = next((name for name in by_preference if "similarity" in scores[name][1]), None)
+    similarity = scores[similarity_from][1]["similarity"] if similarity_from else []
+    largest = max([value for line in similarity for value in line], default=1.0)
+    columns = len(similarity[0]) if similarity else 0
+    return Shot(
+        source=source,
+        width=int(row.width),
+        height=int(row.height),
+        tiny=max(row.width, row.height) < TINY,
+        prompt=row.prompt,
+        seed=int(row.seed),
+        value=scores[metric][0] if metric in scores else None,
+        scores=tuple((name, value) for name, (value, _) in scores.items()),
+        boxes=tuple(tuple(box) for box in scores[boxes_from][1]["boxes"]) if boxes_from else (),
+        similarity=tuple(tuple((value, max(0.0, value) / max(largest, 1e-6)) for value in line) for line in similarity),
+        similarity_by=similarity_from,
+        subjects=tuple(subjects) if len(subjects) == columns else tuple(f"subject {i + 1}" for i in range(columns)),
+        reason=next((details["reason"] for _, details in (scores[name] for name in by_preference) if "reason" in details), None),
+    )
+
+
+def _rows(shots: Sequence[tuple[Any, Shot]], combinations: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    cells: dict[tuple[str, str, int], dict[str, Shot]] = {}
+    for row, shot in shots:
+        cells.setdefault((row.combination, row.prompt_id, row.index_), {})[row.method] = shot
+    return {
+        key: tuple(
+            Row(prompt=next(iter(by_method.values())).prompt, index=int(index), shots=by_method)
+            for (combination, _, index), by_method in sorted(cells.items())
+            if combination == key
+        )
+        for key in combinations
+    }

@@ -1,0 +1,200 @@
+"""What the rounds of a run achieved, with intervals, read from its tables alone.
+
+Images of one prompt resemble one another, so counting each as independent makes intervals far too narrow.
+Intervals here come from a cluster bootstrap: prompts are drawn with replacement, then images within each
+drawn prompt, and the 2.5 % and 97.5 % quantiles of the resampled means are reported.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.plan import WATCHED
+from pipeline.report.statistics import Estimate, show
+from pipeline.tables import store
+from pipeline.tables.journal import read_marker
+from pipeline.tables.run_folder import read_run
+
+COUNT = "count_correct"
+RESAMPLES = 2000
+NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
+CELL = ["combination", "prompt_id"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRow:
+    """One round of one combination, or of all (combination None). Watched prompts are left out.
+
+    candidates: stored rows; missing: planned but not stored; invalid: no usable image (status "invalid" or
+    "error"); unscored: an image without the metric; seconds: drawing time, summed over images.
+    score and right_count are None while no image has them; a defined zero counts as zero.
+    """
+
+    combination: str | None
+    round: int
+    candidates: int
+    missing: int
+    invalid: int
+    unscored: int
+    kept: int
+    score: Estimate | None
+    kept_score: float | None
+    right_count: Estimate | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchedRow:
+    """How the watched images changed from the round before, same prompt and same seed paired."""
+
+    round: int
+    difference: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """`rounds` holds all combinations together first, then each one if there are several."""
+
+    name: str
+    metric: str
+    rounds: tuple[RoundRow, ...]
+    watched: tuple[WatchedRow, ...]
+
+
+def summarise(run_dir: Path, metric: str | None = None) -> Summary:
+    """The summary of a run by one metric, by default the one its candidates were selected by.
+
+    Works on a run in progress: rounds not yet begun have no row. Raises ValueError for a metric that the
+    run has not computed.
+    """
+    facts = read_run(run_dir)
+    config = facts["config"]
+    metric = metric or config["score"]["select_by"]
+    frame = load_frame(run_dir, metric)
+    drawn = frame[~frame["prompt_id"].str.startswith(WATCHED)]
+    keys = [Path(folder).name for folder in config["combinations"]]
+    groups = [(None, drawn), *((key, drawn[drawn["combination"] == key]) for key in keys if len(keys) > 1)]
+    rounds = sorted(drawn["round"].unique())
+    rows = []
+    for key, group in groups:
+        planned = config["candidates"] * (len(keys) if key is None else 1)
+        rows += [_round_row(key, int(round), group[group["round"] == round], planned) for round in rounds]
+    return Summary(name=facts["name"], metric=metric, rounds=tuple(rows), watched=tuple(_watched_rows(frame)))
+
+
+def load_frame(run_dir: Path, metric: str) -> pd.DataFrame:
+    """One row a candidate: its columns, `value` and `details` of the metric, `right_count`, and `rank` if kept."""
+    frame = store.read(run_dir, "candidates").to_pandas()
+    scores = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"]).to_pandas()
+    known = sorted(scores["metric"].unique())
+    if metric not in known and len(scores):
+        raise ValueError(f"{run_dir}: metric {metric!r} was not computed; choose from {', '.join(known)}")
+    chosen = scores[scores["metric"] == metric].drop(columns="metric")
+    counts = scores[scores["metric"] == COUNT][["candidate_id", "value"]].rename(columns={"value": "right_count"})
+    ranks = store.read(run_dir, "selections", columns=["candidate_id", "rank"]).to_pandas()
+    for other in (chosen, counts, ranks):
+        frame = frame.merge(other, on="candidate_id", how="left", validate="one_to_one")
+    return frame
+
+
+def cluster_bootstrap(values: Sequence[float], clusters: Iterable, seed: int = 0) -> Estimate:
+    """The mean of values and its 95 % interval, `clusters` naming the prompt that each value belongs to.
+
+    With one cluster this is the ordinary bootstrap over images. The same input gives the same interval.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return Estimate(mean=float(values.mean()), low=None, high=None, count=len(values))
+    groups = [group.to_numpy() for _, group in pd.Series(values).groupby(np.asarray(list(map(str, clusters))))]
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    rng = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        prompts = rng.integers(len(groups), size=len(groups))
+        images = rng.integers(sizes[prompts, None], size=(len(groups), sizes.max()))
+        real = np.arange(sizes.max()) < sizes[prompts, None]
+        means[i] = padded[prompts[:, None], images][real].mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(mean=float(values.mean()), low=float(low), high=float(high), count=len(values))
+
+
+def print_summary(run_dir: Path, metric: str | None = None, console: Console | None = None) -> None:
+    """Prints the rounds of a run as a table, then the change of the watched images."""
+    summary = summarise(run_dir, metric)
+    console = console or Console(width=max(NARROWEST, Console().width))
+    several = any(row.combination for row in summary.rounds)
+    table = Table(
+        title=f"{summary.name}: {summary.metric}, mean and 95 % interval", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    if several:
+        table.add_column("combination", overflow="fold", min_width=11)
+    for heading in ("round", "score", "right count", "drawn", "kept", "missing", "invalid", "unscored", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in summary.rounds:
+        right = "-" if row.right_count is None else f"{row.right_count.mean:.0%}"
+        kept = f"{row.kept} at {show(row.kept_score)}" if row.kept else "0"
+        cells = [row.round, show(row.score), right, row.candidates, kept, row.missing, row.invalid, row.unscored, f"{row.seconds:.0f}"]
+        table.add_row(*([row.combination or "all"] if several else []), *map(str, cells))
+    console.print(table)
+    for row in summary.watched:
+        pairs = f"{show(row.difference, sign=True)} ({row.difference.count} pairs)"
+        console.print(f"watched images, round {row.round} minus round {row.round - 1}: {pairs}")
+
+
+def print_stages(run_dir: Path, console: Console | None = None) -> None:
+    """Prints where the time of each published round went, in seconds.
+
+    fit and sweep are wall time, the sweep's start of Ray workers and loading of models included; generate,
+    detect and compare are what these were busy for, and overlap. A round that was resumed shows its last start.
+    """
+    console = console or Console(width=max(NARROWEST, Console().width))
+    table = Table(title="seconds", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("round", "fit", "sweep", "of which busy: generate", "detect", "compare"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for round in range(read_run(run_dir)["config"]["rounds"] + 1):
+        published = read_marker(run_dir, round, "publish")
+        if published is not None:
+            seconds = published["seconds"]
+            table.add_row(str(round), *(f"{seconds[stage]:.1f}" for stage in ("fit", "sweep", "generate", "detect", "compare")))
+    console.print(table)
+
+
+def _round_row(combination: str | None, round: int, frame: pd.DataFrame, planned: int) -> RoundRow:
+    usable = frame[frame["status"] == "ok"]
+    kept = frame[frame["rank"].notna()]
+    return RoundRow(
+        combination=combination,
+        round=round,
+        candidates=len(frame),
+        missing=planned - len(frame),
+        invalid=len(frame) - len(usable),
+        unscored=int(usable["value"].isna().sum()),
+        kept=len(kept),
+        score=_estimate(usable, "value"),
+        kept_score=float(kept["value"].mean()) if len(kept) else None,
+        right_count=_estimate(usable, "right_count"),
+        seconds=float(frame["seconds"].sum()),
+    )
+
+
+def _estimate(frame: pd.DataFrame, column: str) -> Estimate | None:
+    present = frame.dropna(subset=[column])
+    return cluster_bootstrap(present[column], present[CELL].itertuples(index=False)) if len(present) else None
+
+
+def _watched_rows(frame: pd.DataFrame) -> Iterable[WatchedRow]:
+    watched = frame[frame["prompt_id"].str.startswith(WATCHED)].dropna(subset=["value"])
+    for round in sorted(watched["round"].unique()):
+        before, after = (watched[watched["round"] == r].set_index([*CELL, "index"])["value"] for r in (round - 1, round))
+        paired = (after - before).dropna().reset_index()
+        if len(paired):
+            yield WatchedRow(round=int(round), difference=_estimate(paired, "value"))

@@ -1,0 +1,196 @@
+"""A benchmark's numbers, from the tables of its run folder alone: cells, claims with verdicts, validity, costs.
+
+Scores are compared on images of one seed, and every interval draws combinations, fits and prompts anew
+(`statistics.paired_bootstrap`). What is planned and not there is named; a mean that lacks a whole combination
+is not given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from pipeline.report.published import PUBLISHED, PUBLISHED_VALIDITY
+from pipeline.report.records import Benchmark, Cell, Claim, Cost, Table, Validity, Verdict
+from pipeline.report.scores import (
+    DRIFT,
+    Plan,
+    expected,
+    gaps,
+    join_scores,
+    load_fits,
+    load_images,
+    load_scores,
+    read_plan,
+    undefined,
+)
+from pipeline.report.statistics import Estimate, NothingInCommonError, difference, paired_bootstrap, validity, wilson
+from pipeline.report.text import markdown, print_tables
+from pipeline.tables.run_folder import read_run
+
+__all__ = [
+    "DRIFT",
+    "Benchmark",
+    "Cell",
+    "Claim",
+    "Cost",
+    "Table",
+    "Validity",
+    "benchmark",
+    "load_scores",
+    "markdown",
+    "print_benchmark",
+    "verdict",
+]
+RATES = ("count_correct", "oracle_success", "oracle_place")
+TRUTH = "oracle_success"
+ORACLE = "oracle_"
+
+
+def benchmark(run_dir: Path) -> Benchmark:
+    """The tables of a benchmark, finished or not. Raises ValueError if the folder holds no benchmark."""
+    run_dir = Path(run_dir)
+    plan, facts = read_plan(run_dir), read_run(run_dir)
+    config = facts["config"]
+    fits = load_fits(run_dir)
+    images = load_images(run_dir, fits)
+    scores = join_scores(run_dir, images, fits)
+    asked = {name for table in config["tables"] for name in table["metrics"]} | {claim["metric"] for claim in config["claims"]}
+    drifts = DRIFT in asked or fits["started_from"].notna().any()
+    metrics = {**facts["metrics"], **({DRIFT: False} if drifts else {})}
+    cells = _cells(plan, scores, config["tables"])
+    return Benchmark(
+        name=facts["name"],
+        created=facts["created"],
+        metrics=metrics,
+        methods=plan.methods,
+        combinations=plan.combinations,
+        tables=tuple(_table(settings, cells) for settings in config["tables"]),
+        claims=tuple(_claim(plan, scores, settings, metrics.get(settings["metric"], True)) for settings in config["claims"]),
+        validity=tuple(_validity(scores, facts["metrics"])),
+        costs=tuple(_cost(method, fits, images) for method in plan.methods),
+        missing=tuple(gaps(plan, images, fits, scores, metrics)),
+    )
+
+
+def print_benchmark(run_dir: Path, console: Console | None = None) -> None:
+    """Prints the tables of a benchmark, finished or not: its cells, claims, validity, costs, and what is missing."""
+    print_tables(benchmark(run_dir), console)
+
+
+def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
+    """What an interval of better minus worse says of the claim that it exceeds -margin."""
+    if estimate.low is None or estimate.high is None:
+        return "undecided"
+    if estimate.low > -margin:
+        return "holds"
+    return "fails" if estimate.high < -margin else "undecided"
+
+
+def _cells(plan: Plan, scores: pd.DataFrame, tables: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Cell]:
+    """Every cell that a table names, each computed once."""
+    skipped = undefined(scores)
+    groups = dict(tuple(scores.dropna(subset=["value"]).groupby(["method", "metric"])))
+    names = dict.fromkeys((method, metric) for table in tables for method in table["methods"] for metric in table["metrics"])
+    return {name: _cell(plan, *name, groups.get(name, scores.iloc[:0]), skipped) for name in names}
+
+
+def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set[tuple[str, str, str]]) -> Cell:
+    wanted = {combination: expected(plan, metric, combination, skipped) for combination in plan.combinations}
+    groups = {combination: group for combination, group in rows.groupby("combination") if wanted.get(combination)}
+    whole = bool(groups) and all(combination in groups for combination, count in wanted.items() if count)
+    rates = {key: wilson(int(group["value"].sum()), len(group)) for key, group in groups.items()} if metric in RATES else {}
+    return Cell(
+        method=method,
+        metric=metric,
+        estimate=paired_bootstrap(pd.concat(groups.values())) if whole else None,
+        per_combination=_per_combination(plan, groups),
+        missing=sum(wanted.values()) - sum(map(len, groups.values())),
+        published=PUBLISHED.get((method, metric)),
+        rates={key: rates[key] for key in plan.combinations if key in rates},
+    )
+
+
+def _per_combination(plan: Plan, groups: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Each combination's mean, its cells weighing equally, in the order planned."""
+    means = {key: float(group.groupby(["fit", "prompt_id"])["value"].mean().mean()) for key, group in groups.items()}
+    return {key: means[key] for key in plan.combinations if key in means}
+
+
+def _table(settings: Mapping[str, Any], cells: Mapping[tuple[str, str], Cell]) -> Table:
+    methods, metrics = tuple(settings["methods"]), tuple(settings["metrics"])
+    chosen = tuple(cells[method, metric] for method in methods for metric in metrics)
+    if not settings.get("paper", True):
+        chosen = tuple(replace(cell, published=None) for cell in chosen)
+    return Table(name=settings["name"], title=settings["title"], methods=methods, metrics=metrics, cells=chosen)
+
+
+def _claim(plan: Plan, scores: pd.DataFrame, settings: Mapping[str, Any], higher_is_better: bool) -> Claim:
+    better, worse, metric, margin = (settings[key] for key in ("better", "worse", "metric", "margin"))
+    mine = scores[scores["metric"] == metric]
+    wanted = [key for key in plan.combinations if expected(plan, metric, key, undefined(mine))]
+    arms = [mine[(mine["method"] == method) & mine["combination"].isin(wanted)] for method in (better, worse)]
+    groups: dict[str, pd.DataFrame] = {}
+    try:
+        frame = difference(*arms).frame
+    except NothingInCommonError:
+        frame = None
+    if frame is not None:
+        frame = frame.assign(value=frame["value"] if higher_is_better else -frame["value"])
+        groups = dict(tuple(frame.groupby("combination")))
+    estimate = paired_bootstrap(frame) if groups and set(groups) == set(wanted) else None
+    return Claim(
+        text=settings["text"],
+        better=better,
+        worse=worse,
+        metric=metric,
+        margin=margin,
+        estimate=estimate,
+        per_combination=_per_combination(plan, groups),
+        verdict="missing" if estimate is None else verdict(estimate, margin),
+    )
+
+
+def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validity]:
+    """Each score against the oracle's success, but for the oracle's own, which would be judged by themselves."""
+    known = scores.dropna(subset=["value"])
+    truth = known[known["metric"] == TRUTH][["candidate_id", "value"]].rename(columns={"value": "truth"})
+    found = []
+    for metric, higher_is_better in metrics.items() if len(truth) else ():
+        both = known[known["metric"] == metric].merge(truth, on="candidate_id")
+        if metric.startswith(ORACLE) or not len(both):
+            continue
+        correlation, area = validity(both.assign(value=both["value"] if higher_is_better else -both["value"]))
+        published = PUBLISHED_VALIDITY.get(metric, (None, None))
+        found.append(
+            Validity(
+                metric=metric,
+                images=len(both),
+                spearman=correlation,
+                auroc=area,
+                published_spearman=published[0],
+                published_auroc=published[1],
+            )
+        )
+    return found
+
+
+def _cost(method: str, fits: pd.DataFrame, images: pd.DataFrame) -> Cost:
+    mine, drawn = fits[fits["method"] == method], images[images["method"] == method]
+    # An arm that shares an adapter costs what its maker's fit did.
+    made = fits.dropna(subset=["seconds"]).set_index(["combination", "adapter_sha256"])["seconds"].to_dict()
+    keys = mine[["combination", "adapter_sha256"]].itertuples(index=False, name=None)
+    seconds = [made[key] for key in keys if key in made]
+    return Cost(
+        method=method,
+        fits=len(mine),
+        fit_seconds=sum(seconds) / len(seconds) if seconds else None,
+        images=len(drawn),
+        seconds_per_image=float(drawn["seconds"].mean()) if len(drawn) else None,
+        parameters=int(mine["parameters"].max()) if len(mine) else None,
+        payload_bytes=round(mine["payload_bytes"].mean()) if mine["payload_bytes"].notna().any() else None,
+        peak_bytes=int(mine["peak_bytes"].max()) if mine["peak_bytes"].notna().any() else None,
+    )

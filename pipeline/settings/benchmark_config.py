@@ -1,0 +1,201 @@
+"""The benchmark file: which methods are compared on what, as strict and documented models."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from pipeline.settings.config import NOT_DECIDING, Cluster, Models, Retraining, Sampling, Scoring, absolute_and_distinct, workers_of
+from pipeline.settings.run_file import load_settings
+from pipeline.settings.strict import Amount, Count, Settings, Text
+
+Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+# The metric that scores pictures as they are drawn; all others score them afterwards.
+DRAWN_WITH = "detect_and_compare"
+# What can change between two starts of a benchmark without a drawn image being another one.
+NOT_DRAWN = ("metrics", "tables", "claims", "methods", "prompts", "training_prompts")
+
+
+class BenchmarkModels(Models):
+    """The models of a run, and one more key for each model that a metric asks for, such as `clip`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _names(self) -> "BenchmarkModels":
+        for key, name in self.model_extra.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"models.{key} is {json.dumps(name)[:40]}; give a folder, a hub id@revision or miniature")
+        return self
+
+
+class Refit(Retraining):
+    of: Label
+    """The arm whose adapters are refitted; its `sampling` draws the pool."""
+    pool: Count = 200
+    """Candidates drawn for each combination and fit, from `training_prompts`."""
+    keep: Count = 50
+    """How many of them train the refit."""
+    select: Literal["top", "random"] = "top"
+    """The highest by `score.select_by`, or as many at random, zeros included: what selection is measured against."""
+
+    @property
+    def retraining(self) -> dict[str, Any]:
+        """What `mudi.retrain.RetrainSettings` is built from."""
+        return self.model_dump(include=set(Retraining.model_fields))
+
+
+class Arm(Settings):
+    """One row of the tables: a method with its hyperparameters, which the method's own dataclass checks."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: Text | None = None
+    """The method; null takes that of `like`."""
+    like: Label | None = None
+    """The arm that this one is, but for the keys given here."""
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `sampling` that differ for this arm."""
+    refit: Refit | None = None
+    """One self-training round on top of another arm's adapters. Needs `like` to be absent: all is as in `refit.of`."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every key beside those above."""
+        return dict(self.model_extra)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Arm":
+        origins = [name for name in ("method", "like", "refit") if getattr(self, name) is not None]
+        if len(origins) != 1:
+            raise ValueError(f"an arm has one of method, like and refit, not {' and '.join(origins) or 'none'}")
+        if self.refit and self.hyperparameters:
+            raise ValueError(f"a refit has no hyperparameter {next(iter(self.hyperparameters))!r}; its settings stand under `refit`")
+        return self
+
+
+class TableSpec(Settings):
+    name: Label
+    """Names the table in files."""
+    title: Text
+    """Its heading."""
+    methods: Annotated[tuple[Label, ...], Field(min_length=1)]
+    """Its rows."""
+    metrics: Annotated[tuple[Label, ...], Field(min_length=1)]
+    """Its columns: names of scores."""
+    paper: bool = True
+    """Whether the MuDI paper's numbers stand beside methods of the same name; false where such a name means something else."""
+
+
+class ClaimSpec(Settings):
+    text: Text
+    """The claim in words."""
+    better: Label
+    """The arm that is said to be better."""
+    worse: Label
+    """The arm that it is compared with."""
+    metric: Label
+    """The score in which it is."""
+    margin: Amount = 0.0
+    """0: better by any amount. Above 0: not worse by more than this."""
+
+
+class BenchmarkConfig(Settings):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """The run's folder: letters, digits, dot, dash and underscore, beginning with a letter or digit."""
+    runs: Text = "runs"
+    """Folder of all runs."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The number all randomness is derived from."""
+    models: BenchmarkModels = BenchmarkModels()
+    """Which weights are used; a metric's own models are further keys."""
+    combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Folders of subjects, from the working directory; the folder's name is the combination's key."""
+    queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
+    """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
+    prompts: tuple[Text, ...] | Text
+    """Evaluation templates for every combination, or a file with its own for each (jobs/configs/prompts)."""
+    training_prompts: tuple[Text, ...] = ()
+    """Templates that pools are drawn with; with a file in `prompts`, that file's."""
+    images: Count = 10
+    """Pictures of one prompt, with seeds common to all arms and fits."""
+    fits: Count = 1
+    """Fits of each arm and combination with different seeds."""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """Hyperparameters of every arm whose method has them, unless the arm says otherwise."""
+    sampling: Sampling = Sampling(negative_prompt=None, gamma=0.0)
+    """How an image is drawn, unless the arm says otherwise; what neither says is as the arm's method has it. Without any: no mean
+    shift and no negative prompt."""
+    methods: Annotated[dict[Label, Arm], Field(min_length=1)]
+    """The arms by label. More can be added to a run; one that has been drawn cannot change."""
+    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = ("detect_and_compare",)
+    """Which metrics score the pictures. More can be added to a finished run, which then draws nothing again."""
+    score: Scoring = Scoring()
+    """How pools are ranked, and the detector's threshold."""
+    tables: tuple[TableSpec, ...] = ()
+    """What the report shows."""
+    claims: tuple[ClaimSpec, ...] = ()
+    """Differences that the report gives a verdict on; written down before the run."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen models."""
+    cluster: Cluster = Cluster()
+    """Where the work runs."""
+
+    @field_validator("combinations")
+    @classmethod
+    def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return absolute_and_distinct(folders)
+
+    @model_validator(mode="after")
+    def _labels(self) -> "BenchmarkConfig":
+        """Every label that is used is an arm, and no arm is derived from itself."""
+        for label, arm in self.methods.items():
+            seen, current = [label], arm
+            while (origin := current.like or (current.refit and current.refit.of)) is not None:
+                self._require_arm(f"methods.{label}", origin)
+                if origin in seen:
+                    raise ValueError(f"methods.{label}: is derived from itself ({' -> '.join([*seen, origin])})")
+                seen.append(origin)
+                current = self.methods[origin]
+        for label, arm in self.methods.items():
+            if arm.refit and not self.training_prompts and not isinstance(self.prompts, str):
+                raise ValueError(f"methods.{label}: a refit draws a pool, and training_prompts is empty; add templates")
+        for table in self.tables:
+            for method in table.methods:
+                self._require_arm(f"tables: {table.name}", method)
+        for claim in self.claims:
+            self._require_arm(f"claims: {claim.text!r}", claim.better)
+            self._require_arm(f"claims: {claim.text!r}", claim.worse)
+        return self
+
+    def _require_arm(self, place: str, label: str) -> None:
+        if label not in self.methods:
+            close = difflib.get_close_matches(label, self.methods, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(self.methods)}"
+            raise ValueError(f"{place}: {label!r} is not a label of `methods`; {hint}")
+
+
+def load_benchmark(path: Path, overrides: Sequence[str] = ()) -> BenchmarkConfig:
+    """The benchmark file at `path` with overrides applied and each method's own `sampling` where neither file nor arm says anything;
+    ValueError of one line, as `config.load_run`."""
+    # Made of the models of this file.
+    from pipeline.settings import method_sampling
+
+    return method_sampling.of_benchmark(load_settings(BenchmarkConfig, path, overrides))
+
+
+def drawing(dump: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a dumped config decides every drawn image; the arms and prompts are compared one by one."""
+    kept = {key: value for key, value in dump.items() if key not in (*NOT_DECIDING, *NOT_DRAWN)}
+    models = {key: dump["models"][key] for key in Models.model_fields}
+    return {**kept, "models": models, "combinations": [Path(f).name for f in kept["combinations"]], "workers": workers_of(dump["cluster"])}
+
+
+def benchmark_hash(config: BenchmarkConfig) -> str:
+    """The sha256, in hexadecimal, of the canonical JSON of `drawing`."""
+    canonical = json.dumps(drawing(config.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

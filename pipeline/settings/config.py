@@ -1,0 +1,290 @@
+"""The run file: what a run is asked to do, as strict and documented models. Nothing is converted: "3" is no number."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+
+from pipeline.settings.run_file import load_settings
+from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, Text, left_out
+
+NOT_DECIDING = ("name", "runs", "cluster")
+STAGES = ("generate", "detect", "compare", "fit")
+# Map actors reserve their CPUs; a local Ray whose pools hold all of them has none left for the writers
+# and hangs, so it is told of two more than the machine has. They are bookkeeping, not threads.
+SPARE_CPUS = 2
+
+
+def _form(value: object) -> str:
+    """Which form of `prompts` a value is meant to be, so that its mistakes are told as mistakes of this form alone."""
+    return "<mapping>" if isinstance(value, dict) else "<list>" if isinstance(value, list | tuple) else "<file>"
+
+
+Prompts = Annotated[
+    Annotated[Templates, Tag("<list>")] | Annotated[dict[str, Templates], Tag("<mapping>")] | Annotated[Text, Tag("<file>")],
+    Discriminator(_form),
+]
+
+
+class Embedders(Settings):
+    dreamsim: Text | None = None
+    """Weights of the DreamSim embedder: "miniature" or a folder. null leaves its scores out."""
+    dinov2: Text | None = None
+    """Weights of the DINOv2 embedder: "miniature", a folder, or hub id@revision. null leaves its scores out."""
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """Kind -> weights, of the embedders that are used."""
+        return {kind: name for kind, name in self.model_dump().items() if name is not None}
+
+
+class Models(Settings):
+    backbone: Text = "miniature"
+    """The diffusion model that is adapted: "miniature" (SDXL's plan), "miniature-sd" (Stable Diffusion 1.5's), a folder, hub
+    id@revision, or "random-sdxl" (-sd15, -sd21)."""
+    detector: Text = "miniature"
+    """OWLv2 weights, which find the subjects in a candidate."""
+    segmenter: Text = "miniature"
+    """Segment-anything weights, which cut the subject out of a class prior."""
+    embedders: Embedders = Embedders(dreamsim="miniature", dinov2="miniature")
+    """Whose opinions compare a detected subject with its photos; at least one."""
+
+    @field_validator("embedders")
+    @classmethod
+    def _at_least_one(cls, embedders: Embedders) -> Embedders:
+        if not embedders.chosen:
+            raise ValueError("no embedder is named; give dreamsim, dinov2 or both")
+        return embedders
+
+
+class Method(Settings):
+    """The method and its hyperparameters, which the method's own dataclass checks."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Text = "mudi"
+    """Which method fits the first adapter."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every key beside `name`."""
+        return dict(self.model_extra)
+
+
+class LayoutGuidance(Settings):
+    """Cross-attention that holds each subject's words to its box (Cones 2)."""
+
+    weight: Amount = 0.08
+    """How strongly a subject's words are raised in its box; Cones 2 uses 0.05 to 0.10."""
+    inside: Amount = 2.5
+    """What scores in the box get, times `weight`, the noise and the scores' spread."""
+    outside: Annotated[float, Field(le=0)] = -1e8
+    """What scores off the box get: so little that nothing is left."""
+    levels: Literal["all", "v1"] | tuple[Annotated[int, Field(ge=1)], ...] = "all"
+    """Which cross-attention is edited: all, all but the coarsest (v1), or a list of factors by which latents are reduced there."""
+    steps: Count | None = 50
+    """Steps that are edited, from the first; null is all."""
+    recurrence: Annotated[int, Field(ge=0)] = 1
+    """How often an edited step is done again from fresh noise. Each costs as much as the step."""
+    shift_schedule: bool = True
+    """Whether the edit fades within its own steps, as released, or with the sampler's noise."""
+
+
+class Sampling(Settings):
+    steps: Count = 50
+    """Denoising steps of one image."""
+    guidance_scale: Amount | None = 5.0
+    """Classifier-free guidance weight; 1 is no guidance, null leaves it to `cfg_plus_plus`."""
+    cfg_plus_plus: Annotated[Share | None, left_out(None)] = None
+    """CFG++'s lambda, 0 to 1, instead of a guidance_scale; 0.6 is about a scale of 7."""
+    scheduler: Annotated[Literal["euler", "ddim", "dpmpp_2m"], left_out("euler")] = "euler"
+    """How a denoising step is taken."""
+    padding: Annotated[Literal["full", "adaptive"], left_out("full")] = "full"
+    """Whether attention sees the padding behind a prompt's words: adaptive hides it."""
+    layout_guidance: Annotated[LayoutGuidance | None, left_out(None)] = None
+    """Attention by the combination's layouts; null is none."""
+    negative_prompt: Annotated[str, Field(max_length=2000)] | None = "sticker, collage."
+    """What guidance steers away from; the default is the paper's for MuDI. "{subjects}" stands for the super-categories; null is none."""
+    gamma: Share = 1.0
+    """Weight of the mean-shifted initial noise (paper equation 3), up to 1; 0 starts from plain noise."""
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    """Size of each subject in a composition, in their order, as a share of the largest that fits; null draws it."""
+    overlap: bool = True
+    """Whether subjects may cover one another in a composition."""
+    layout: Annotated[Literal["random", "given"], left_out("random")] = "random"
+    """Where the subjects of a composition stand: at random, or as the combination's own layouts say."""
+    batch: Count = 8
+    """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
+
+
+class Scoring(Settings):
+    threshold: Share = 0.4
+    """Least confidence of a detected box."""
+    select_by: Text = "dnc_linear_dreamsim"
+    """The score that ranks candidates: dnc_linear_, dnc_max_ or dnc_gt_ followed by an embedder."""
+
+
+class Retraining(Settings):
+    steps: Count = 1000
+    """Optimiser steps of one round."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """AdamW learning rate, constant."""
+    batch: Count = 1
+    """Images of one forward pass."""
+    accumulation: Count = 2
+    """Forward passes of one optimiser step."""
+    kl_weight: Amount = 1.0
+    """Weight of the KL term that holds the adapter near that of the round before."""
+    reference_share: Share = 0.0
+    """Share of steps drawn from the user's photos instead of selected candidates."""
+
+
+class Slot(Settings):
+    gpus: Amount = 0.0
+    """GPUs of one worker; a fraction shares one."""
+    cpus: Amount = 1.0
+    """CPU cores of one worker."""
+
+
+class Pool(Slot):
+    actors: Count = 1
+    """The most workers at once."""
+
+
+class Cluster(Settings):
+    address: Annotated[str, Field(pattern=r"^(auto|local|ray://\S+:\d+)$")] | None = None
+    """null or "local" starts Ray on this machine, "auto" joins the cluster this machine is part of, "ray://host:10001" a remote one."""
+    cpus: Count | None = None
+    """CPU cores that a local Ray may use; null is all."""
+    generate: Pool = Pool()
+    """Workers that draw candidates."""
+    detect: Pool = Pool()
+    """Workers that find subjects."""
+    compare: Pool = Pool()
+    """Workers that compare them with the photos."""
+    judge: Pool = Pool()
+    """Workers that score stored pictures by further metrics of a benchmark."""
+    fit: Slot = Slot()
+    """The worker that fits one adapter; as many fits run at once as the cluster holds."""
+    max_failed_share: Share = 0.05
+    """Share of a round's candidates that may fail before the run stops."""
+
+
+def absolute_and_distinct(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Folders of combinations as absolute paths; ValueError if two have one name."""
+    folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+    keys = [folder.name for folder in folders]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ValueError(f"two folders are named {twice[0]!r}; the name identifies the combination, so rename one")
+    return folders
+
+
+class RunConfig(Settings):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """The run's folder: letters, digits, dot, dash and underscore, beginning with a letter or digit."""
+    runs: Text = "runs"
+    """Folder of all runs."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The number all randomness of the run is derived from."""
+    models: Models = Models()
+    """Which weights are used."""
+    combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Folders of subjects that belong in one picture, from the working directory; the folder's name is the combination's key."""
+    queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
+    """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
+    method: Method = Method()
+    """How the first adapter is fitted."""
+    rounds: Annotated[int, Field(ge=0)] = 0
+    """Self-training rounds after the first fit. The table has rows 0 to `rounds`."""
+    candidates: Count
+    """Images drawn per round and combination, spread over `prompts`."""
+    keep: Count
+    """Most candidates kept for training, per round and combination."""
+    prompts: Prompts
+    """Templates: "{subjects}" names all subjects, "{a}" the one with key a. A list for every combination, combination -> its own, or
+    a file whose training prompts are taken when the run file is read: a prepared folder's subjects.yaml or one like
+    jobs/configs/prompts/mudi_40.yaml."""
+    watched_prompts: tuple[Text, ...] = ()
+    """Templates drawn with the same seeds every round, to be looked at; never trained on."""
+    watched_images: Count = 2
+    """Images per watched prompt, combination and round."""
+    sampling: Sampling = Sampling()
+    """How an image is drawn; what is left out is as the method has it (for mudi, the defaults above)."""
+    score: Scoring = Scoring()
+    """How an image is judged."""
+    retrain: Retraining = Retraining()
+    """How a self-training round is fitted."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen models. float16 is left out: without loss scaling its gradients vanish."""
+    cluster: Cluster = Cluster()
+    """Where the work runs. Of it only the kind of device and the threads of a worker change results, in the last bits."""
+
+    @field_validator("combinations")
+    @classmethod
+    def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        return absolute_and_distinct(folders)
+
+    @field_validator("prompts")
+    @classmethod
+    def _for_every_combination(cls, prompts: Prompts, info: Any) -> Prompts:
+        if isinstance(prompts, dict) and "combinations" in info.data:
+            keys = [folder.name for folder in info.data["combinations"]]
+            if differing := sorted(set(prompts) ^ set(keys)):
+                said = "has no prompts" if differing[0] in keys else "is no combination of this run"
+                raise ValueError(f"{differing[0]!r} {said}; give prompts for each of {', '.join(keys)}")
+        return prompts
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_some(cls, keep: int, info: Any) -> int:
+        if keep > (candidates := info.data.get("candidates", keep)):
+            raise ValueError(f"{keep} is more than candidates ({candidates}); lower keep or raise candidates")
+        return keep
+
+    @field_validator("score")
+    @classmethod
+    def _computed(cls, score: Scoring, info: Any) -> Scoring:
+        if "models" in info.data:
+            embedders = info.data["models"].embedders.chosen
+            metrics = [f"dnc_{form}_{embedder}" for embedder in embedders for form in ("linear", "max", "gt")]
+            if score.select_by not in metrics:
+                raise ValueError(f"select_by {score.select_by!r} is not computed by this run; choose from {', '.join(metrics)}")
+        return score
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run file at `path` with overrides applied, the templates of a prompt file in place of its path, and the method's own
+    `sampling` where the file says nothing; see `load_settings`."""
+    # Those files are made of the models of this one.
+    from pipeline.settings import method_sampling
+    from pipeline.settings.prompt_file import with_templates
+
+    return method_sampling.of_run(with_templates(load_settings(RunConfig, path, overrides)))
+
+
+def deciding(dump: dict[str, Any]) -> dict[str, Any]:
+    """What of a dumped config decides results: all but placement, the run's name and its folder.
+    Of placement the kind of device and the whole cores of a worker count: sums are split by them.
+
+    The name is left out so that runs of the same content can be recognised, and combinations count by
+    their key, so that moving the photos is no change. `dump` is `config.model_dump(mode="json")`, or
+    the same read back from a file.
+    """
+    kept = {key: value for key, value in dump.items() if key not in NOT_DECIDING}
+    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]], "workers": workers_of(dump["cluster"])}
+
+
+def workers_of(cluster: dict[str, Any]) -> dict[str, Any]:
+    """What of a dumped `cluster` decides results: the kind of device and the threads of each stage's workers."""
+    return {stage: {"cuda": cluster[stage]["gpus"] > 0, "threads": max(1, int(cluster[stage]["cpus"]))} for stage in STAGES}
+
+
+def config_hash(config: RunConfig) -> str:
+    """The sha256, in hexadecimal, of the canonical JSON of all that changes results (see `deciding`)."""
+    canonical = json.dumps(deciding(config.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

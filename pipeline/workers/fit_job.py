@@ -1,0 +1,147 @@
+"""One adapter to make, described by values, and the function that makes it in whatever process it lands."""
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mudi import adapters, models
+from mudi.fit import Report
+from mudi.methods import METHODS
+from mudi.modular.subject_fits import single_folder
+from mudi.personalization import Personalization
+from mudi.records import Adapter, Combination
+from mudi.retrain import RetrainSettings, retrain
+from mudi.work_folder import clear_work
+from pipeline.tables import store
+from pipeline.workers.memory import peak_on
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitJob:
+    """One adapter to make. Without `start` it is the method's own first fit; with it, a refit of `start` on the
+    candidates `kept` (id and prompt) of round `round`, which makes the adapter of the round after. `label` names it in
+    progress and errors, and is unlike those of all jobs beside it. With `alone`, a subject's key, only that subject's own fit
+    is made, for jobs that unite it with others (`singles_of`)."""
+
+    label: str
+    combination: Combination
+    method: str
+    hyperparameters: dict
+    backbone: str
+    precision: str
+    out_dir: str
+    seed: int
+    steps: int
+    start: Adapter | None = None
+    kept: tuple[tuple[str, str], ...] = ()
+    round: int = 0
+    retraining: RetrainSettings | None = None
+    run_dir: str = ""
+    alone: str = ""
+
+
+def finished(job: FitJob) -> Adapter | None:
+    """The job's adapter if it lies finished in its folder; what a start that died after storing it left beside it goes."""
+    adapter = adapters.find(_place(job))
+    if adapter is not None and not job.alone:
+        clear_work(adapter.path)
+    return adapter
+
+
+def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
+    """Make the job's adapter in this process, unless it is there; the folder it leaves is complete or absent.
+
+    Beside its folder FOLDER.cost.json says on what it was made, how many seconds that took, loading excluded, and the
+    peak of memory in bytes (`memory.peak_on`); of a fit that was killed and went on, those of the last start. `alone_seconds`
+    are those of the subjects' own fits that were there before, whoever made them; the peak is the highest of all.
+    """
+    # A worker that dies between storing and returning it is started again, and the checkpoints are gone by then.
+    if (stored := finished(job)) is not None:
+        return stored
+    backbone = models.load(job.backbone, device, getattr(torch, job.precision))
+    with peak_on(backbone.device) as peak:
+        began = time.perf_counter()
+        before = [read_cost(place) for place in _united(job)]
+        adapter = _refit(backbone, job, report) if job.start else _first_fit(backbone, job, report)
+        cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device)}
+        cost["peak_bytes"] = max([peak(), *(of_subject["peak_bytes"] for of_subject in before if of_subject)])
+        cost["alone_seconds"] = sum(of_subject["seconds"] for of_subject in before if of_subject)
+    cost_file(_place(job)).write_text(json.dumps(cost))
+    return adapter
+
+
+def singles_of(jobs: Sequence[FitJob]) -> list[FitJob]:
+    """The fits of subjects alone that `jobs` unite and that are not there yet, each once: made first and side by side, none is
+    made twice by jobs that run at once and share it."""
+    found: dict[Path, FitJob] = {}
+    for job in jobs:
+        for subject, place in zip(job.combination.subjects, _united(job), strict=False):
+            steps = options_of(job).steps
+            single = replace(job, label=f"{job.label}, {subject.key} alone", alone=subject.key, steps=steps)
+            if place not in found and finished(job) is None and finished(single) is None:
+                found[place] = single
+    return list(found.values())
+
+
+def folders_alone(job: FitJob, options: Personalization) -> list[Path] | None:
+    """The folders of the fits of the job's subjects alone, in their order; None for a method that fits them together."""
+    if (recipe := options.single_recipe(job.combination)) is None:
+        return None
+    subjects, root = options.view(job.combination).subjects, Path(options.singles or Path(job.out_dir).with_name("subjects"))
+    return [single_folder(root, subject, recipe, options.single_seed, job.backbone, job.precision) for subject in subjects]
+
+
+def _united(job: FitJob) -> list[Path]:
+    """The folders of the fits that the job unites."""
+    return [] if job.start or job.alone else folders_alone(job, options_of(job)) or []
+
+
+def _place(job: FitJob) -> Path:
+    """The folder of the job's adapter."""
+    if not job.alone:
+        return Path(job.out_dir)
+    keys = [subject.key for subject in job.combination.subjects]
+    return folders_alone(job, options_of(job))[keys.index(job.alone)]
+
+
+def options_of(job: FitJob) -> Personalization:
+    """The method of a first fit as its own frozen value."""
+    return METHODS[job.method](**job.hyperparameters)
+
+
+def read_cost(out_dir: Path) -> dict | None:
+    """What `run_job` left of the adapter in that folder; None where a start was killed between the two, or nothing is there."""
+    path = cost_file(out_dir)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def cost_file(out_dir: Path) -> Path:
+    """Where `run_job` leaves what an adapter cost."""
+    return out_dir.with_name(out_dir.name + ".cost.json")
+
+
+def device_name(device: torch.device) -> str:
+    """ "cpu", or what the GPU calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _first_fit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
+    if job.alone:
+        return options_of(job).fit_singles(backbone, job.combination, Path(job.out_dir), report, only=job.alone)[0]
+    return options_of(job).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
+
+
+def _refit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
+    stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _ in job.kept})
+    images = [np.asarray(Image.open(io.BytesIO(stored[candidate_id]))) for candidate_id, _ in job.kept]
+    prompts = [prompt for _, prompt in job.kept]
+    return retrain(
+        backbone, job.combination, job.start, images, prompts, job.retraining, Path(job.out_dir), job.round + 1, job.seed, report
+    )

@@ -1,0 +1,97 @@
+"""Masks for files of photos, a few photos at a time: the one function that a plain loop and Ray's workers call."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mudi.user_files.masking import THRESHOLD, Asked, cut_out
+from mudi.user_files.photos import read_image
+
+BATCH = 8
+# A detector copies each photo as float32 several times; 32 MP are 0.4 GB a copy.
+BATCH_PIXELS = 32_000_000
+Progress = Callable[[str, int, int], None]
+LABEL = "masks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskJob:
+    """A photo to cut its subject out of; box and points by hand replace what the detector answers to `query`."""
+
+    photo: str
+    query: str
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeMask:
+    """png: the mask, 8-bit grey, 255 on the subject, or None; boxes: (confidence, box) of the detector, best first."""
+
+    png: bytes | None
+    boxes: tuple[tuple[float, tuple[float, float, float, float]], ...]
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings:
+    """Which models make the masks, and how sure the detector must be."""
+
+    detector: str
+    segmenter: str
+    threshold: float = THRESHOLD
+
+
+Masker = Callable[[Sequence[MaskJob], Progress], list[MadeMask]]
+
+
+def batches(jobs: Sequence[MaskJob]) -> Iterator[list[MaskJob]]:
+    """The jobs in order, at most 8 at once and fewer where their photos are large; depends on the photos alone."""
+    batch, pixels = [], 0
+    for job in jobs:
+        with Image.open(job.photo) as image:
+            size = image.width * image.height
+        if batch and (len(batch) == BATCH or pixels + size > BATCH_PIXELS):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(job)
+        pixels += size
+    if batch:
+        yield batch
+
+
+def make_masks(detector, segmenter, jobs: Sequence[MaskJob], threshold: float) -> list[MadeMask]:
+    """The masks of one batch, with models that are loaded."""
+    images = [read_image(Path(job.photo)) for job in jobs]
+    asked = [Asked(query=job.query, box=job.box, points=job.points) for job in jobs]
+    return [
+        MadeMask(
+            png=None if cutout.mask is None else mask_png(cutout.mask),
+            boxes=tuple((found.confidence, found.box_xyxy) for found in cutout.boxes),
+            doubts=cutout.doubts,
+        )
+        for cutout in cut_out(detector, segmenter, images, asked, threshold)
+    ]
+
+
+def in_this_process(settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress, device: str = "cpu") -> list[MadeMask]:
+    """All masks by a plain loop; the models are loaded here."""
+    from mudi import models
+
+    detector, segmenter = models.load_detector(settings.detector, device), models.load_segmenter(settings.segmenter, device)
+    made = []
+    for batch in batches(jobs):
+        made += make_masks(detector, segmenter, batch, settings.threshold)
+        progress(LABEL, len(made), len(jobs))
+    return made
+
+
+def mask_png(mask: np.ndarray) -> bytes:
+    """A mask, bool (H, W), as the bytes of an 8-bit grey PNG, 255 where it is true."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,186 @@
+"""Concept Conductor on the miniature: subjects fitted alone, once, and drawn together by as many paths as a plan counts."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from places import DOGS
+
+from mudi import adapters
+from mudi.adapter_size import payload_bytes
+from mudi.adapters import WEIGHTS, LoraSettings
+from mudi.attention.injection import ConceptPath, conducted, injected
+from mudi.attention.layout_guidance import LayoutGuidance
+from mudi.conditioning import encode_prompts
+from mudi.methods.concept_conductor import ConceptConductor
+from mudi.methods.dreambooth import DreamBooth
+from mudi.modular.subject_fits import fit_apart
+from mudi.sampling import Sampling
+from pipeline import assignments, rounds
+from pipeline.cost.calibration import architecture_of
+from pipeline.cost.count import workload_of
+from pipeline.cost.disk import adapter_numbers
+from pipeline.cost.workload import Counts, count_draw, total
+from pipeline.settings.config import load_run
+from pipeline.tables.run_folder import open_run
+from pipeline.workers.in_process import PLAIN
+from tests.pipeline.test_rounds import RUN_FILE, SMALL
+
+SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given", negative_prompt=None)
+QUICK = {"steps": 2, "rank": 2, "batch": 1, "accumulation": 1, "learning_rate": 1e-2, "objective": "denoising"}
+METHOD = (
+    "method={name: concept_conductor, objective: denoising, rank: 2}", "rounds=0", "watched_prompts=[]", "sampling.layout=given",
+)  # fmt: skip
+
+
+@pytest.fixture
+def fitted(miniature, two_dogs, tmp_path):
+    """The adapter of both dogs, and the folder of their own fits."""
+    method = ConceptConductor(**QUICK, sampling=SAMPLING, singles=str(tmp_path / "subjects"))
+    steps = []
+    adapter = method.train(miniature, two_dogs, tmp_path / "pair", seed=1, report=lambda step, loss: steps.append(step))
+    assert steps == [1, 2, 3, 4]
+    return method, adapter, tmp_path / "subjects"
+
+
+def test_the_adapter_holds_the_fit_of_each_subject_alone(miniature, two_dogs, fitted, tmp_path):
+    """File N is the LoRA that DreamBooth fits to subject N alone from the same seed, byte for byte; all are counted."""
+    method, adapter, _ = fitted
+    files = []
+    for number, subject in enumerate(two_dogs.subjects):
+        single = replace(two_dogs, key=subject.key, subjects=(subject,), layouts=(), prompts=())
+        alone = DreamBooth(**QUICK).train(miniature, single, tmp_path / subject.key, seed=method.single_seed)
+        files.append((alone.path / WEIGHTS).read_bytes())
+        assert (adapter.path / f"concept_{number}.safetensors").read_bytes() == files[-1]
+    assert files[0] != files[1]
+    manifest = adapters.read_manifest(adapter.path)
+    assert [concept["phrase"] for concept in manifest["concepts"]] == [subject.phrase for subject in two_dogs.subjects]
+    assert payload_bytes(adapter.path) == 4 * manifest["parameters"]
+
+
+def test_subjects_are_not_fitted_again_for_another_combination(miniature, two_dogs, fitted, tmp_path):
+    """The other order is another adapter of the same files; nothing is trained for it."""
+    method, adapter, _ = fitted
+    swapped = replace(two_dogs, key="swapped", subjects=two_dogs.subjects[::-1])
+
+    def trained(step, loss):
+        raise AssertionError("a subject was fitted again")
+
+    again = replace(method, sampling=replace(SAMPLING, steps=9)).train(miniature, swapped, tmp_path / "swapped", seed=5, report=trained)
+    first, second = (path.path / "concept_0.safetensors" for path in (again, adapter))
+    assert first.read_bytes() == second.with_name("concept_1.safetensors").read_bytes()
+    assert adapters.find(again.path) == again != adapter
+
+
+def test_a_chunk_takes_as_many_rows_as_a_plan_counts(miniature, two_dogs, fitted, tmp_path):
+    """Two subjects are three passes: a picture of 2 steps and both sides of guidance is 2 x 2 x 3 = 12 rows, counted at the UNet."""
+    method, adapter, _ = fitted
+    overrides = (*METHOD, "candidates=1", "keep=1", "sampling.steps=2", "sampling.batch=1", "sampling.gamma=0.0")
+    (draw,) = workload_of(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides])).draws
+    counted = Counter()
+    hook = miniature.unet.register_forward_hook(lambda module, args, output: counted.update(rows=len(output.sample), calls=1))
+    method.sample(miniature, adapter, two_dogs, two_dogs.prompts[0], range(draw.pictures))
+    hook.remove()
+    assert (draw.paths, count_draw(draw).forward, draw.calls) == (3, counted["rows"], counted["calls"]) == (3, 12, 6)
+    assert draw.kind.endswith("paths=3")
+
+
+def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
+    """Two files of one LoRA each and as many of the subjects' own fits, to the byte; and the numbers that a fit trains at once."""
+    _, adapter, singles = fitted
+    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
+    parameters, size = adapter_numbers(workload_of(config).fits[0], architecture_of(config))
+    assert size == sum(path.stat().st_size for folder in (adapter.path, singles) for path in folder.rglob("*.safetensors"))
+    assert 2 * parameters == adapters.read_manifest(adapter.path)["parameters"]
+
+
+def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_used(miniature, tmp_path):
+    """Each fits in a folder of its own; what stands in the shared place by then stays, and a half made one does not."""
+    place = tmp_path / "subjects" / "digest"
+
+    def saved(folder, seed):
+        adapters.attach(miniature.unet, LoraSettings(rank=1, alpha=1), seed=seed)
+        return adapters.save(miniature, folder, LoraSettings(rank=1, alpha=1), method="m", combination="c", round=0, details={})
+
+    def while_another_does(folder):
+        other = saved(place, seed=2)
+        assert folder.parent == tmp_path / "work"
+        assert other != saved(folder, seed=1)
+        return adapters.find(folder)
+
+    ours = fit_apart(while_another_does, place, tmp_path / "work")
+    assert ours == adapters.find(place)
+    (place / WEIGHTS).write_bytes(b"half")
+    again = fit_apart(lambda folder: saved(folder, seed=3), place, tmp_path / "later")
+    assert again == adapters.find(place) != ours
+
+
+@pytest.mark.slow
+def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
+    """Fits of subjects alone, and a sweep by three paths, counted at the UNet; then nothing is left."""
+    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, *METHOD, "method.steps=3", "sampling.gamma=0.0"])
+    expected = total(workload_of(config).phases, whole=True)
+    counted = Counter()
+
+    def count(module, args, output):
+        if isinstance(module, UNet2DConditionModel):
+            counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(count)
+    rounds.selftrain(config, assignments.load_combinations(config), open_run(config), PLAIN, lambda label, done, total: None)
+    hook.remove()
+    assert (counted.total(), counted["backward"]) == (expected.forward, expected.backward)
+    assert total(workload_of(config).phases, whole=False) == Counts()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "match"),
+    [
+        (Sampling(gamma=0.0), r"sampling\.layout = 'random': concept_conductor"),
+        (replace(SAMPLING, layout_guidance=LayoutGuidance()), r"sampling\.layout_guidance: concept_conductor"),
+    ],
+)
+def test_sampling_that_has_no_boxes_or_one_prompt_for_all_is_refused(sampling, match):
+    with pytest.raises(ValueError, match=match):
+        ConceptConductor(sampling=sampling)
+
+
+def test_a_combination_without_layouts_is_refused_before_anything_is_loaded(tmp_path):
+    pair = tmp_path / "two_dogs"
+    shutil.copytree(DOGS, pair)
+    header, *lines = (pair / "metadata.jsonl").read_text().splitlines()
+    bare = {key: value for key, value in json.loads(header).items() if key != "layouts"}
+    (pair / "metadata.jsonl").write_text("\n".join([json.dumps(bare), *lines]))
+    config = load_run(Path(RUN_FILE), [f"runs={tmp_path / 'runs'}", f"combinations=[{pair}]", *SMALL, *METHOD])
+    with pytest.raises(ValueError, match="two_dogs: has no layouts"):
+        assignments.load_combinations(config)
+
+
+def test_a_style_has_what_the_boxes_leave(miniature, two_dogs, fitted):
+    """The second dog taken for a style: its path comes first, over the whole canvas, and the first dog's box is put over it."""
+    method, adapter, _ = fitted
+    (dog, other), box = two_dogs.subjects, (0.0, 0.0, 512.0, 1024.0)
+    styled = replace(two_dogs, subjects=(dog, replace(other, detection_query="")), layouts=({dog.key: box},))
+    adapters.put_on(miniature, method.train(miniature, styled, adapter.path.with_name("styled"), seed=1))
+    text = f"a photo of a {dog.phrase} as a {other.phrase}"
+
+    def tell(words):
+        return encode_prompts(miniature, [words])
+
+    of_dog = ConceptPath(adapter="concept_0", condition=tell(f"a photo of a {dog.phrase} as a {other.class_noun}"), boxes=[box])
+    of_style = ConceptPath(adapter="concept_1", condition=tell(f"a photo of a {dog.class_noun} as a {other.phrase}"), boxes=[None])
+    noisy = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for paths in (
+        conducted(miniature, styled, text, [[box]], tell), injected(miniature, [of_style, of_dog], (12, 12)),
+        injected(miniature, [of_dog, of_style], (12, 12)),
+    ):  # fmt: skip
+        with paths as predicting, torch.no_grad():
+            answers.append(predicting(miniature, noisy, torch.tensor(500), tell(text)))
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.equal(answers[0], answers[2])
