@@ -41,7 +41,8 @@ def synthetic_grams(layers: dict, source):
     """Grams of one concept, as `grams.collecting` would leave them."""
     import torch
 
-    from mudi.merging.grams import Grams, shared_key
+    from mudi.adapter_size import shared_key
+    from mudi.merging.grams import Grams
 
     grams = Grams()
     for name, layer in layers.items():

@@ -23,7 +23,7 @@ def main() -> None:
     import torch
 
     from mudi import adapters, models
-    from mudi.adapters import LoraSettings
+    from mudi.options import LoraSettings
     from pipeline import plan
     from pipeline.assignments import load_combinations, method_of
     from pipeline.settings.config import load_run

@@ -45,8 +45,7 @@ def main(name: str = "miniature-sd", steps: int = STEPS) -> None:
 
 def options_of(steps: int) -> dict:
     """What is compared, the first being what the others are measured by."""
-    from mudi.attention.layout_guidance import LayoutGuidance
-    from mudi.sampling import Sampling
+    from mudi.options import LayoutGuidance, Sampling
 
     plain = Sampling(steps=steps, gamma=0.0)
     plus = replace(plain, guidance_scale=None, cfg_plus_plus=0.6)
@@ -63,10 +62,10 @@ def options_of(steps: int) -> dict:
 
 def loop(backbone, pair, sampling):
     """A function that denoises the pictures of SEEDS once."""
-    from mudi.conditioning import encode_negative, encode_prompts
     from mudi.diffusion import denoise, generators, standard_noise
     from mudi.layout import boxes_of
     from mudi.sampling import layout_edit
+    from mudi.text.conditioning import encode_negative, encode_prompts
 
     prompt, layouts = pair.prompts[0], [boxes_of(pair)[0]] * len(SEEDS)
     positive = encode_prompts(backbone, [prompt.text], sampling.padding).rows([0] * len(SEEDS))

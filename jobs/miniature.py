@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
-from mudi.models import MINIATURE
+from mudi.model_facts import MINIATURE
 
 application = typer.Typer(help="The rendered world and its tiny models.", no_args_is_help=True)
 

@@ -1,22 +1,23 @@
 """How many numbers and bytes an adapter has, from the settings of its backbone alone: no weights are read."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from mudi.adapters import LoraSettings, contents
+from mudi.adapter_folder import DOWN, PREFIX, UP, contents
 from mudi.checkpoints.full_sizes import FAMILIES
-from mudi.cones2.encoder_tuning import lora_numbers, whole_numbers
-from mudi.merging import grams
-from mudi.merging.loras import DOWN, PREFIX, UP
-from mudi.model_facts import local_folder
-from mudi.models import RANDOM
+from mudi.model_facts import RANDOM, local_folder
+from mudi.options import LoraSettings
 
 FLOAT32 = 4  # bytes; adapters are kept in float32 whatever the backbone's dtype
 CONFIG = "config.json"
 PARTS, SECOND = ("unet", "vae", "text_encoder"), "text_encoder_2"
+
+TEXT = re.compile(r"(?:.*\.)?attn2\.to_[kv]")
+SELF = re.compile(r"((?:.*\.)?attn1)\.to_[qkv]")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -107,6 +108,17 @@ def encoder_lora_parameters(architecture: Architecture, rank: int) -> int:
     return sum(lora_numbers(text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], rank) for text in architecture.texts)
 
 
+def lora_numbers(width: int, inner: int, layers: int, rank: int) -> int:
+    """How many numbers the LoRA of one encoder has: r (in + out) a layer, four of width by width and two of width by `inner`."""
+    return layers * rank * (4 * 2 * width + 2 * (width + inner))
+
+
+def whole_numbers(width: int, inner: int, layers: int, vocabulary: int, context: int, projection: int | None) -> int:
+    """How many numbers one encoder has; `projection` is the width of its pooled output, None if it has none."""
+    block = 4 * (width * width + width) + 2 * width * inner + inner + width + 2 * 2 * width
+    return (vocabulary + context) * width + layers * block + 2 * width + (projection or 0) * width
+
+
 def parameters(shapes: Shapes) -> int:
     """How many numbers."""
     return sum(prod(shape) for shape in shapes.values())
@@ -134,7 +146,21 @@ def gram_bytes(unet: Mapping, targets: Sequence[str]) -> int:
     """Bytes of the Grams of one subject whose LoRA has these targets (`grams.gram_bytes`), in memory and but for a header on disk."""
     shapes = lora_shapes(unet, LoraSettings(rank=1, alpha=1, targets=tuple(targets)))
     layers = {name.removeprefix(PREFIX).removesuffix(DOWN): shape[1] for name, shape in shapes.items() if name.endswith(DOWN)}
-    return grams.bytes_of_widths(layers)
+    return bytes_of_widths(layers)
+
+
+def bytes_of_widths(widths: Mapping[str, int]) -> int:
+    """Bytes of the Grams of layers given by their names in the UNet and the widths of their inputs; sums of text states are float64."""
+    shared = {shared_key(name, width): width for name, width in widths.items()}
+    return sum(width**2 * FLOAT32 * (2 if key.startswith("text.") else 1) for key, width in shared.items())
+
+
+def shared_key(name: str, width: int) -> str:
+    """The name of the rows of this width that a layer is fed."""
+    if TEXT.fullmatch(name):
+        return f"text.{width}"
+    of_self = SELF.fullmatch(name)
+    return f"{of_self[1]}.qkv" if of_self else name
 
 
 def lora_metadata(lora: LoraSettings) -> dict[str, str]:

@@ -1,11 +1,8 @@
 """Adapters: LoRAs on the UNet, token rows, residuals of words; attached, switched, saved with a manifest, loaded verified."""
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,29 +10,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mudi import tokens
-from mudi.attention.concept_prompts import Concept
-from mudi.dataset import file_sha256
+from mudi.adapter_folder import CONCEPT, RESIDUALS, ROWS, WEIGHTS, begin, contents_sha256, finish, read_manifest
+from mudi.backbone import Backbone, Concept, Residual
 from mudi.model_facts import weights_identity
-from mudi.models import Backbone
+from mudi.options import LoraSettings
 from mudi.records import Adapter
-from mudi.residuals import Residual, read_residuals, stored_residuals
+from mudi.text import tokens
+from mudi.text.residuals import read_residuals, stored_residuals
 
 # peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
-WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
-RESIDUALS = "residuals.safetensors"
-CONTENTS = (WEIGHTS, ROWS, RESIDUALS)
-CONCEPT = "concept_{}.safetensors"
 TRAINED, REFERENCE = "default", "reference"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Where the low-rank matrices sit and how wide they are; MuDI's released defaults."""
-
-    rank: int = 32
-    alpha: int = 32
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def attach(unet: nn.Module, settings: LoraSettings, seed: int, name: str = TRAINED) -> None:
@@ -92,7 +76,7 @@ def save(
 
     The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
     reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
-    `identifiers` in the order they were attached in; so do `residuals` (`mudi.residuals`). The manifest says what it is,
+    `identifiers` in the order they were attached in; so do `residuals` (`mudi.text.residuals`). The manifest says what it is,
     with the sha256 and `details` (hyperparameters, seed, base model).
     """
     staging = begin(folder)
@@ -108,36 +92,6 @@ def save(
         _save_finite(stored_residuals(residuals), staging / RESIDUALS, combination, {"format": "pt"})
     kept = asdict(settings) if settings else None
     return finish(staging, folder, method=method, combination=combination, round=round, lora=kept, details=details)
-
-
-def begin(folder: Path) -> Path:
-    """An empty folder beside `folder`, for the files of an adapter that `finish` puts there."""
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    return staging
-
-
-def finish(staging: Path, folder: Path, *, method: str, combination: str, round: int, lora: dict | None, details: dict) -> Adapter:
-    """The adapter whose files lie in `staging`, with its manifest, in the place of `folder`; `lora` are the settings of WEIGHTS."""
-    sha256 = _contents_sha256(staging)
-    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": lora, **details}
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-    for path in (*staging.iterdir(), staging):
-        _reach_disk(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
-    _reach_disk(folder.parent)
-    return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
-
-
-def _reach_disk(path: Path) -> None:
-    """A file's bytes or a folder's names are on the disk once this returns: what the adapter was made from may then go."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def base_facts(backbone: Backbone) -> dict[str, str]:
@@ -157,43 +111,6 @@ def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str,
     if broken := [key for key, value in tensors.items() if not value.isfinite().all()]:
         raise ValueError(f"adapter for {combination}: {len(broken)} of {len(tensors)} matrices are not finite; lower the learning rate")
     save_file(tensors, path, metadata=metadata)
-
-
-def contents(folder: Path) -> list[Path]:
-    """The files of an adapter's numbers, in a fixed order."""
-    return [path for name in CONTENTS if (path := folder / name).is_file()] + sorted(folder.glob(CONCEPT.format("*")))
-
-
-def _contents_sha256(folder: Path) -> str:
-    """The sha256 of the one weights file, or of the digests of all."""
-    digests = [file_sha256(path) for path in contents(folder)]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def read_manifest(folder: Path) -> dict:
-    """What the manifest of an adapter says; ValueError if there is none."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{path}: no such manifest; expected a folder written by this program with {WEIGHTS} and {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); restore the file or fit again") from error
-    if lacking := [key for key in ("method", "combination", "round", "sha256", "lora") if key not in manifest]:
-        raise ValueError(f"{path}: has no {lacking[0]!r}; restore the file or fit again")
-    return manifest
-
-
-def find(folder: Path) -> Adapter | None:
-    """The adapter stored in `folder`, or None if there is none or its weights do not match the manifest."""
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest = read_manifest(folder)
-    if _contents_sha256(folder) != manifest["sha256"]:
-        return None
-    return Adapter(
-        method=manifest["method"], combination=manifest["combination"], round=manifest["round"], path=folder, sha256=manifest["sha256"]
-    )
 
 
 def put_on(backbone: Backbone, adapter: Adapter) -> None:
@@ -249,7 +166,7 @@ def stored_rows(adapter: Adapter) -> tokens.Rows:
 def _verified(adapter: Adapter, name: str) -> dict[str, torch.Tensor]:
     """The tensors of one of the adapter's files, once all its files are known to be what was saved."""
     path = adapter.path / name
-    if not path.is_file() or _contents_sha256(adapter.path) != adapter.sha256:
+    if not path.is_file() or contents_sha256(adapter.path) != adapter.sha256:
         raise ValueError(f"{path}: contents do not match sha256 {adapter.sha256[:12]}...; restore the file or fit again")
     try:
         tensors = load_file(path)

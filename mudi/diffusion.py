@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mudi.conditioning import Conditioning, both_sides
+from mudi.backbone import Backbone
 from mudi.guidance import Weight, classifier_free
-from mudi.models import Backbone
 from mudi.solvers import SOLVERS, Past, renoise_amount
+from mudi.text.conditioning import Conditioning, both_sides
 
 DECODE_BATCH = 4  # 8 x 256 channels at 1024 x 1024 reach 2**31 elements, more than an index holds
 

@@ -11,10 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from mudi import adapters, tokens
-from mudi.conditioning import Conditioning, encode_prompts, join
+from mudi import adapters
+from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, predict, target_of, to_pixels
-from mudi.models import Backbone
+from mudi.records import Report
+from mudi.text import tokens
+from mudi.text.conditioning import Conditioning, encode_prompts, join
 
 # The newest may be cut short by whatever ended the run.
 CHECKPOINTS_KEPT = 2
@@ -66,7 +68,6 @@ class FitSettings:
 Predict = Callable[[str | None], torch.Tensor]
 Examples = Callable[[int, np.random.Generator], list[Example]]
 Loss = Callable[[Noised, Predict], torch.Tensor]
-Report = Callable[[int, float], None]
 Encode = Callable[[list[str]], Conditioning]
 
 

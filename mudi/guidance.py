@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # From a step's noise level and the next one's to the weight of guidance.
 Weight = Callable[[float, float], float]
 
 
-def classifier_free(unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
+def classifier_free(unconditional: "Tensor", conditional: "Tensor", scale: float) -> "Tensor":
     """The guided prediction u + s (c - u); scale 1 is the plain conditional one.
 
     Shapes (B, C, h, w). Source: Ho and Salimans, Classifier-free diffusion guidance, eq. 6 with s = 1 + w.

@@ -8,8 +8,6 @@ DreamSim as `dreamsim_trunks.save_dreamsim`, SAM as `sam_folder.save_segmenter` 
 write them. Only safetensors are read.
 """
 
-import re
-from dataclasses import dataclass, field
 from functools import partial
 from operator import call
 from pathlib import Path
@@ -18,71 +16,22 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from mudi.backbone import Backbone
 from mudi.checkpoints.blip_reward import Reward, read_reward
 from mudi.checkpoints.clip_text import Clip
-from mudi.checkpoints.weights_folder import PICKLES, check_safetensors, read_config
+from mudi.checkpoints.weights_folder import check_safetensors, read_config
 from mudi.detect import Detector
 from mudi.embed import Embedder, bit_pixels, mean_of_tokens, resized
+from mudi.model_facts import RANDOM, find_folder
 
 # The libraries of the models are imported where a model is built: together they take 13 s of CPU time, of
 # which a detector needs 5 and a driver, which builds none, nothing.
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from segment_anything import SamPredictor
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel, ProcessorMixin
 
-    from mudi.attention.concept_prompts import Concept
-    from mudi.residuals import Residual
 
-MINIATURE = Path(__file__).parent / "miniature" / "weights"
-MINIATURE_SD = "miniature-sd"  # the one-encoder family's backbone, of Stable Diffusion 1.5's plan
-MINIATURES = ("miniature", MINIATURE_SD)
-RANDOM = re.compile(r"random-(?P<family>sdxl|sd15|sd21)(?::(?P<seed>\d+))?")
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionPipeline")
-HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-# Leaves out pickles, half-precision and single-file duplicates, and other frameworks' weights.
-HUB_FILES = [
-    "*.json", "*.txt", "*.jinja", "model.safetensors", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors", "*-of-*.safetensors",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """SDXL, Stable Diffusion 1.5 or 2.1, or a model of one of their plans. `dtype` is that of all parts but the autoencoder,
-    which stays float32 where float16 would overflow it (its `force_upcast`). SDXL has two text encoders and tells its UNet a
-    pooled text and sizes besides; the others have one, and None for the second."""
-
-    name: str
-    tokenizer: "CLIPTokenizer"
-    tokenizer_2: "CLIPTokenizer | None"
-    text_encoder: "CLIPTextModel"
-    text_encoder_2: "CLIPTextModelWithProjection | None"
-    vae: "AutoencoderKL"
-    unet: "UNet2DConditionModel"
-    scheduler: "EulerDiscreteScheduler"
-    device: torch.device
-    dtype: torch.dtype
-    residuals: "list[Residual]" = field(default_factory=list, compare=False)
-    """What is added to the states of words, put there and taken away by `mudi.adapters` as LoRAs and token rows are."""
-    concepts: "list[Concept]" = field(default_factory=list, compare=False)
-    """Subjects with an adapter of their own, each drawn on a path of its own (`mudi.attention.injection`); likewise."""
-
-    @property
-    def readers(self) -> "dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]":
-        """Each text encoder with its tokenizer: clip_l and clip_g of SDXL, as adapter files call them, or the only one, clip."""
-        if self.text_encoder_2 is None:
-            return {"clip": (self.tokenizer, self.text_encoder)}
-        return {"clip_l": (self.tokenizer, self.text_encoder), "clip_g": (self.tokenizer_2, self.text_encoder_2)}
-
-    @property
-    def latent_factor(self) -> int:
-        """Pixels per latent along a side: 8 for SDXL."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def resolution(self) -> int:
-        """The side in pixels that the model was made for: 1024 for SDXL."""
-        return self.unet.config.sample_size * self.latent_factor
 
 
 def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
@@ -192,49 +141,6 @@ def _dinov2(name: str, folder: Path, device: str | torch.device) -> Embedder:
 
 
 EMBEDDERS = {"dreamsim": _dreamsim, "dinov2": _dinov2}
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name is fetched from the hub: an id with a revision that is no local folder."""
-    matched = HUB.fullmatch(name)
-    return bool(matched and matched["revision"]) and not Path(name).expanduser().is_dir()
-
-
-def find_folder(name: str, miniature_part: str = "") -> Path:
-    """The local folder that a name stands for; hub ids are fetched. ValueError says what names are allowed.
-
-    miniature_part: the subfolder of the miniature's weights, "" for its backbone.
-    """
-    if name in MINIATURES:
-        folder = MINIATURE / ("one_encoder" if name == MINIATURE_SD else miniature_part)
-        if not folder.is_dir():
-            raise ValueError(f"the miniature's weights are missing from {folder}; reinstall the package or run `mudi miniature`")
-        return folder
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path
-    if path.is_file() or path.suffix in PICKLES:
-        reason = "a pickled file, refused because loading it can run code" if path.suffix in PICKLES else "a single file"
-        raise ValueError(f"model {name!r} is {reason}; give a folder with config.json and *.safetensors")
-    hub = HUB.fullmatch(name)
-    if hub is None:
-        allowed = (
-            "'miniature', an existing folder, a hub id with a revision as in 'owner/name@REVISION', or as backbone 'miniature-sd', "
-            "'random-sdxl', 'random-sd15' or 'random-sd21'"
-        )
-        raise ValueError(f"model {name!r} is neither an existing folder nor a known name; allowed are {allowed}")
-    if hub["revision"] is None:
-        raise ValueError(
-            f"model {name!r} is no existing folder, and as a hub id it has no revision, so its weights could change; "
-            f"write '{name}@REVISION' with the commit from the model's page"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return Path(snapshot_download(hub["repo"], revision=hub["revision"], allow_patterns=HUB_FILES))
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ValueError(f"model {name!r} was not found on the hub ({type(error).__name__}); check its id, revision and access") from error
 
 
 def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:

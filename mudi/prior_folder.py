@@ -1,10 +1,14 @@
-"""The class priors of one recipe on disk: a folder a batch, which appears whole, is checked when read, and counts as absent when broken."""
+"""The class priors of one recipe: what decides them, how many draws they take, and their folders of batches, which appear whole."""
 
+import hashlib
 import json
+import math
 import re
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,94 @@ from PIL import Image
 
 from mudi.augment import Segment
 from mudi.dataset import file_sha256
+from mudi.model_facts import weights_identity
 
 MANIFEST = "batch.json"
+PROMPT = "a photo of a {}, simple background, full body view, award winning photography, highly detailed"
+NEGATIVE = "anime, cartoon, graphic, text, painting, crayon, graphite, abstract glitch, blurry"
+THRESHOLD = 0.4
+ATTEMPTS = 10
+BATCH = 8
+STEPS, GUIDANCE = 50, 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides the priors of one class: what is drawn, with which weights, and who judges it.
+
+    `prompt` has {} for the class noun; the defaults are the released code's, the sampler's are stock SDXL's. The picture
+    of draw n has a seed from the prompt and n alone, so whoever has the same recipe has the same pictures. `workers`
+    says what kind of process makes them where that is known: it changes the last bits. `weights` says what the names of
+    backbone, detector and segmenter stand for now (`mudi.model_facts`).
+    """
+
+    class_noun: str
+    detection_query: str
+    backbone: str
+    precision: str
+    detector: str
+    segmenter: str
+    prompt: str = PROMPT
+    negative_prompt: str = NEGATIVE
+    steps: int = STEPS
+    guidance_scale: float = GUIDANCE
+    threshold: float = THRESHOLD
+    batch: int = BATCH
+    seeds: str = "sha256 of prompt and draw"
+    workers: str = ""
+    weights: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The prompt with the class noun in it."""
+        return self.prompt.format(self.class_noun)
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the recipe's content: the name of its folder."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def weights_of(backbone: str, detector: str, segmenter: str) -> tuple[str, str, str]:
+    """What a recipe says of the weights behind its names."""
+    return weights_identity(backbone), weights_identity(detector, "detector"), weights_identity(segmenter, "sam")
+
+
+def needed(recipes: Mapping[str, Recipe], count: int) -> dict[Recipe, int]:
+    """How many pictures each recipe must give for `count` a subject: subjects of one class share a recipe and no picture."""
+    return {recipe: count * subjects for recipe, subjects in Counter(recipes.values()).items()}
+
+
+def most_batches(recipe: Recipe, need: int) -> int:
+    """The batches after which a class is given up: ten draws for each picture that is needed, as in the released code."""
+    return math.ceil(ATTEMPTS * need / recipe.batch)
+
+
+def next_batches(kept: Mapping[int, int], need: int, batch: int, most: int) -> list[int]:
+    """Which batches to draw now, given how many pictures each drawn one kept; none once there are enough or all are drawn.
+
+    Pictures are taken in the order of their batches, so gaps come first. Undrawn batches are expected to keep the
+    share that the drawn ones did, at least a tenth, and all at first.
+    """
+    share = max(sum(kept.values()) / (batch * len(kept)), 1 / ATTEMPTS) if kept else 1.0
+    chosen, expected = [], 0.0
+    for index in range(most):
+        if expected >= need:
+            break
+        if index not in kept:
+            chosen.append(index)
+        expected += kept.get(index, share * batch)
+    return chosen
+
+
+def require_enough(recipe: Recipe, kept: int, need: int) -> None:
+    """Raise ValueError if all draws of a class gave too few pictures; the released code goes on silently with what it has."""
+    if kept < need:
+        raise ValueError(
+            f"class noun {recipe.class_noun!r}: the base model drew exactly one {recipe.detection_query!r} in {kept} of "
+            f"{most_batches(recipe, need) * recipe.batch} pictures, {need} are needed; use a plainer class noun, "
+            "or objective: dco, which needs no priors"
+        )
 
 
 def store_batch(

@@ -7,13 +7,15 @@ Boxes are (x0, y0, x1, y1) in pixels, exclusive at the right and bottom. Images 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 Box = tuple[float, float, float, float]
+# A fit says how far it is: the optimiser step and its loss.
+Report = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """One round of self-training: refit an adapter on selected candidates, held close to where it was by a KL term."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,33 +9,18 @@ import torch
 
 from mudi import adapters
 from mudi.adapters import REFERENCE, TRAINED
-from mudi.conditioning import encode_prompts
+from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, encode, predict
 from mudi.examples import kept_examples, personal_examples, reference_pictures, seg_mixing
-from mudi.fit import Examples, FitSettings, Loss, Noised, Predict, Report, fit
-from mudi.models import Backbone
+from mudi.fit import Examples, FitSettings, Loss, Noised, Predict, fit
 from mudi.objectives import denoising_loss, kl_penalty
-from mudi.records import Adapter, Combination
+from mudi.options import RetrainSettings
+from mudi.records import Adapter, Combination, Report
+from mudi.text.conditioning import encode_prompts
 from mudi.work_folder import clear_work, work_folder
 
 # The noise levels at which drift is measured.
 DRIFT_TIMES = tuple(range(50, 1000, 100))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainSettings:
-    """MuDI, section 5: about 1000 steps on the kept candidates, KL weight about 1; rate and batch as in the fit.
-
-    `reference_share` of the micro-batches come from the user's photos (with Seg-Mix at 0.3); the paper's
-    text trains on the selected images alone, hence 0.
-    """
-
-    steps: int = 1000
-    learning_rate: float = 1e-4
-    batch: int = 1
-    accumulation: int = 2
-    kl_weight: float = 1.0
-    reference_share: float = 0.0
 
 
 def kl_loss(weight: float) -> Loss:

@@ -3,96 +3,23 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
 from mudi.attention.concept_prompts import base_text
 from mudi.attention.injection import conducted
-from mudi.attention.layout_guidance import LayoutGuidance, edit_sigmas, guided_attention
+from mudi.attention.layout_guidance import edit_sigmas, guided_attention
 from mudi.augment import Segment, seg_mix
-from mudi.conditioning import Conditioning, Padding, both_sides, encode_negative, encode_prompts
+from mudi.backbone import Backbone
 from mudi.dataset import load_segments
 from mudi.diffusion import Edit, alphas_cumprod, decode, denoise, encode, euler_schedule, generators, standard_noise
-from mudi.guidance import Weight, cfg_plus_plus
 from mudi.initialization import mean_shifted_noise
 from mudi.layout import boxes_of, place, require_layouts
-from mudi.models import Backbone
+from mudi.options import Sampling
 from mudi.records import Box, Combination, Prompt
-from mudi.solvers import SOLVERS
-from mudi.spans import object_spans
-
-# Models of 1000 training timesteps whose steps are laid one later, as SDXL and Stable Diffusion ship, have no more.
-MOST_STEPS = 999
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How pictures are drawn. Defaults: stock SDXL (Euler, 50 steps, guidance 5), MuDI's negative prompt and
-    gamma (paper, section 4 and appendix B). `gamma` in 0..1 scales the mean shift; 0 is plain noise. "{subjects}"
-    in the negative prompt stands for the super-categories, "a dog and a dog". `scales` fixes the size of each
-    subject in a composition, in their order, as a share of the largest that fits, as the released code's
-    `relative_scale` does for two; None draws it. `overlap` False keeps the subjects of a composition apart.
-    `layout` "given" starts each picture from one of the combination's layouts, whose boxes then decide place and
-    size; "random" composes as Seg-Mix does. `cfg_plus_plus` is the lambda of CFG++, 0 to 1, in place of a
-    `guidance_scale`, which is None then. `padding` "adaptive" hides padding from attention (`mudi.conditioning`).
-    `layout_guidance` holds each subject's words to its box of the same layout that initialization takes
-    (`mudi.attention.layout_guidance`). All of these compose, but for CFG++ with a multistep `scheduler`."""
-
-    steps: int = 50
-    guidance_scale: float | None = 5.0
-    cfg_plus_plus: float | None = None
-    scheduler: Literal["euler", "ddim", "dpmpp_2m"] = "euler"
-    padding: Padding = "full"
-    layout_guidance: LayoutGuidance | None = None
-    negative_prompt: str | None = "sticker, collage."
-    gamma: float = 1.0
-    scales: tuple[float, ...] | None = None
-    overlap: bool = True
-    layout: Literal["random", "given"] = "random"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(f"steps = {self.steps}: allowed are 1 to {MOST_STEPS}")
-        if (self.guidance_scale is None) == (self.cfg_plus_plus is None):
-            raise ValueError(
-                f"guidance_scale = {self.guidance_scale} and cfg_plus_plus = {self.cfg_plus_plus}: give one of the two and null for the "
-                "other; CFG++ replaces classifier-free guidance"
-            )
-        if self.cfg_plus_plus is not None and not 0 <= self.cfg_plus_plus <= 1:
-            raise ValueError(f"cfg_plus_plus = {self.cfg_plus_plus}: allowed are 0 to 1; 0.6 is about a guidance_scale of 7")
-        if self.scheduler not in SOLVERS:
-            raise ValueError(f"scheduler = {self.scheduler!r}: allowed are {', '.join(map(repr, SOLVERS))}")
-        if self.cfg_plus_plus is not None and SOLVERS[self.scheduler].multistep:
-            raise ValueError(
-                f"cfg_plus_plus with scheduler = {self.scheduler!r}: CFG++ is exact for first-order steps alone; use 'euler' or 'ddim', "
-                "or guidance_scale"
-            )
-        if self.padding not in ("full", "adaptive"):
-            raise ValueError(f"padding = {self.padding!r}: allowed are 'full' and 'adaptive'")
-        if self.layout_guidance is not None and self.gamma and self.layout == "random":
-            raise ValueError(
-                f"layout_guidance with gamma = {self.gamma} and layout = 'random': attention and initialization would put subjects in "
-                "different places; use layout = 'given' or gamma = 0"
-            )
-        if self.layout not in ("random", "given"):
-            raise ValueError(f"layout = {self.layout!r}: allowed are 'random' and 'given', the combination's own layouts")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma = {self.gamma}: allowed are 0 (no mean shift) to 1 (the paper's default)")
-        if self.scales is not None and not all(0 < scale <= 1 for scale in self.scales):
-            raise ValueError(f"scales = {self.scales}: allowed are shares above 0 and up to 1, one a subject")
-
-    @property
-    def wants_layouts(self) -> bool:
-        """Whether pictures are drawn by the combination's own layouts."""
-        return self.layout == "given" or self.layout_guidance is not None
-
-    @property
-    def guidance(self) -> float | Weight:
-        """What `denoise` is guided by."""
-        return self.guidance_scale if self.cfg_plus_plus is None else cfg_plus_plus(self.cfg_plus_plus)
-
+from mudi.text.conditioning import Conditioning, both_sides, encode_negative, encode_prompts
+from mudi.text.spans import object_spans
 
 Segments = list[list[Segment]]
 

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
-# What a multistep solver remembers: its last denoised latents and the noise level they were made at.
-Past = tuple[torch.Tensor, torch.Tensor] | None
-Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Past], tuple[torch.Tensor, Past]]
+# A multistep solver remembers its last denoised latents and the noise level they were made at.
+Past = "tuple[Tensor, Tensor] | None"
+Step = Callable[["Tensor", "Tensor", "Tensor", "Tensor", "Past"], "tuple[Tensor, Past]"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,27 +28,23 @@ class Solver:
     ends_at_first: bool = False
 
 
-def euler(
-    latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor, past: Past
-) -> tuple[torch.Tensor, Past]:
+def euler(latents: "Tensor", noise: "Tensor", sigma: "Tensor", sigma_next: "Tensor", past: Past) -> "tuple[Tensor, Past]":
     """One Euler step of the probability flow; in this scaling it is also DDIM's step without noise."""
     return latents + (sigma_next - sigma) * noise, None
 
 
-def dpmpp_2m(
-    latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor, past: Past
-) -> tuple[torch.Tensor, Past]:
+def dpmpp_2m(latents: "Tensor", noise: "Tensor", sigma: "Tensor", sigma_next: "Tensor", past: Past) -> "tuple[Tensor, Past]":
     """One step of DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2); first order on the first and last step."""
     denoised = latents - sigma * noise
     if sigma_next == 0:
         return denoised, (denoised, sigma)
-    h = torch.log(sigma / sigma_next)
+    h = (sigma / sigma_next).log()
     direction = denoised
     if past is not None:
         earlier, earlier_sigma = past
-        ratio = torch.log(earlier_sigma / sigma) / h
+        ratio = (earlier_sigma / sigma).log() / h
         direction = denoised + (denoised - earlier) / (2 * ratio)
-    return sigma_next / sigma * latents - torch.expm1(-h) * direction, (denoised, sigma)
+    return sigma_next / sigma * latents - (-h).expm1() * direction, (denoised, sigma)
 
 
 def renoise_amount(sigma: float, sigma_next: float) -> float:

@@ -11,10 +11,9 @@ from pydantic import ValidationError
 
 from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
+from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import SET_BY_RUNS, Personalization
 from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings
-from mudi.sampling import Sampling
 from pipeline import plan
 from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
 from pipeline.named_subjects import require_named

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mudi import models
-from mudi.attention.layout_guidance import LayoutGuidance
+from mudi import model_facts
 from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
+from mudi.options import LayoutGuidance, RetrainSettings, Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings
-from mudi.sampling import Sampling
 from pipeline import plan
 from pipeline.named_subjects import require_named
 from pipeline.requirements import require
@@ -69,8 +67,8 @@ def check_models(config: RunConfig) -> None:
     """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
     names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
     for part, name in {**names, **config.models.embedders.chosen}.items():
-        if not (models.is_hub_id(name) or (part == "" and models.RANDOM.fullmatch(name))):
-            models.find_folder(name, part)
+        if not (model_facts.is_hub_id(name) or (part == "" and model_facts.RANDOM.fullmatch(name))):
+            model_facts.find_folder(name, part)
 
 
 def located(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mudi import adapters as storage
+from mudi import adapter_folder
 from mudi.adapter_size import payload_bytes
 from mudi.metrics import METRICS
 from mudi.records import Adapter, Combination
@@ -74,7 +74,7 @@ def _stored(config: BenchmarkConfig, run_dir: Path, wanted: Arms, arms: Arms, co
     for label, arm in wanted.items():
         for combination in combinations:
             for fit in range(config.fits):
-                adapter = storage.find(planning.adapter_folder(run_dir, config, arms, arm, combination.key, fit))
+                adapter = adapter_folder.find(planning.adapter_folder(run_dir, config, arms, arm, combination.key, fit))
                 if adapter is not None:
                     found[label, combination.key, fit] = adapter
     return found
@@ -122,7 +122,7 @@ def _fit_rows(config: BenchmarkConfig, run_dir: Path, arms: Arms, combinations: 
     rows, owners = [], {}
     subjects = {combination.key: len(combination.subjects) for combination in combinations}
     for (label, combination, fit), adapter in adapters.items():
-        manifest = storage.read_manifest(adapter.path)
+        manifest = adapter_folder.read_manifest(adapter.path)
         cost = read_cost(adapter.path) or {}
         seconds = cost["seconds"] + cost.get("alone_seconds", 0.0) if cost else None
         owner = owners.setdefault(adapter.path, label)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mudi import models
+from mudi import model_facts
 from mudi.metrics import CHECKS, METRICS
 from mudi.records import Combination
 from pipeline.benchmark import canonical_prompts, metric_weights, score_names
@@ -69,8 +69,8 @@ def score_names_after_weights(config: BenchmarkConfig) -> dict[str, bool]:
     """The names of all scores, once every metric's weights are known to be there."""
     for name in config.metrics:
         for key, weights in metric_weights(config, name).items():
-            if isinstance(weights, str) and not models.is_hub_id(weights):
-                models.find_folder(weights, key)
+            if isinstance(weights, str) and not model_facts.is_hub_id(weights):
+                model_facts.find_folder(weights, key)
     usable = {key for metric in METRICS.values() for key in metric.MODELS}
     if unused := sorted(set(config.models.model_extra) - usable):
         raise ValueError(f"models.{unused[0]}: no metric uses such a model; keys beside the run's own are {', '.join(sorted(usable))}")

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mudi import adapters
-from mudi.prior_folder import clear_staged, find_batch, kept_by_batch
-from mudi.priors import Recipe, most_batches, needed, next_batches, require_enough
+from mudi import adapter_folder
+from mudi.prior_folder import Recipe, clear_staged, find_batch, kept_by_batch, most_batches, needed, next_batches, require_enough
 from pipeline.drawing import Progress
 from pipeline.settings.config import Cluster, workers_of
 from pipeline.tables import journal
@@ -38,7 +37,7 @@ def with_priors(jobs: Sequence[FitJob], cluster: Cluster, run_dir: Path, workers
     filled, wanting = [], []
     for job in jobs:
         recipes = _recipes(job, cluster)
-        if recipes and adapters.find(Path(job.out_dir)) is None:
+        if recipes and adapter_folder.find(Path(job.out_dir)) is None:
             wanting.append(job)
             places = {key: str(root / recipe.digest) for key, recipe in recipes.items()}
             job = replace(job, hyperparameters={**job.hyperparameters, "priors": places})

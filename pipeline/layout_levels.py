@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from mudi.adapter_size import known_architecture
 from mudi.attention.layout_guidance import chosen_levels
-from mudi.sampling import Sampling
+from mudi.options import Sampling
 from pipeline.settings.benchmark_config import BenchmarkConfig
 from pipeline.settings.config import RunConfig
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from mudi.mentions import folded, places
 from mudi.personalization import Personalization
 from mudi.records import Combination
+from mudi.text.mentions import folded, places
 from pipeline.plan import pieces
 
 

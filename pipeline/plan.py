@@ -179,7 +179,7 @@ def pieces(combination: Combination, template: str) -> list[tuple[str | None, st
 
 
 def _require_order(phrases: Mapping[str, str], mentioned: Sequence[str], template: str) -> None:
-    """Of subjects that one phrase names, the first mention is the first subject's, the second the second's (`mudi.spans`)."""
+    """Of subjects that one phrase names, the first mention is the first subject's, the second the second's (`mudi.text.spans`)."""
     for phrase in set(phrases.values()):
         alike = [key for key, other in phrases.items() if other == phrase]
         mentions = [key for key in mentioned if key in alike][: len(alike)]

@@ -6,7 +6,7 @@ from mudi.dataset import load_segments, require_masks, require_objects
 from mudi.layout import boxes_of, place, require_layouts
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.tokens import token_id
+from mudi.text.tokens import token_id
 
 
 def require(place_in_file: str, options: Personalization, combination: Combination, backbone: str, masks: bool = False) -> None:

@@ -7,19 +7,8 @@ adapter, and another concept's words would draw that concept into this one's box
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, kw_only=True)
-class Concept:
-    """A subject with an adapter of its own, by the adapter's name on the UNet. `phrase` is how prompts name it ("olis corgi")
-    and `class_noun` how without its identifier ("corgi"); a `style` is what no box can hold."""
-
-    key: str
-    adapter: str
-    phrase: str
-    class_noun: str
-    style: bool = False
+from mudi.backbone import Concept
 
 
 def base_text(text: str, concepts: Sequence[Concept]) -> str:

@@ -22,10 +22,10 @@ from torch import nn
 from mudi.adapters import activate
 from mudi.attention.box_attention import cells_of
 from mudi.attention.concept_prompts import own_text
-from mudi.conditioning import Conditioning
+from mudi.backbone import Backbone
 from mudi.diffusion import Predicting, predict
-from mudi.models import Backbone
 from mudi.records import Box, Combination
+from mudi.text.conditioning import Conditioning
 
 UP_BLOCKS = ("up_blocks.",)
 ATTENTION = (".attn1", ".attn2")

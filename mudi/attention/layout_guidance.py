@@ -19,13 +19,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mudi.attention.box_attention import Span, attention_bias, check_placement, score_std, token_weights
+from mudi.options import LayoutGuidance
 from mudi.records import Box
 
 if TYPE_CHECKING:
@@ -35,48 +36,6 @@ Placement = tuple[Sequence[Box], Sequence[Span]]
 
 # The UNet turns a mask of 1 and 0 into 0 and -10000 on the scores.
 MASKED_BELOW = -5000.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutGuidance:
-    """How attention is edited. Defaults: those of the released code and its example configuration.
-
-    `weight` is g, 0.05 to 0.10 in the examples; 0 leaves attention as it is. `inside` (w+) and `outside` (w-) are the entries of W.
-    `levels` names cross-attention layers by their downsampling factor from the latents: "all", "v1" for all but the
-    largest factor (version 1 of the Multiple Concept Personalization report), or a tuple of factors.
-    `steps` is the number of edited steps, from the first; None is all, and so is any number above the sampler's.
-    `recurrence` says how often each edited step is done again after `solvers.renoise_amount` of fresh noise, each time at the cost of
-    the step. `shift_schedule` takes the noise levels of the edit from a schedule as long as the
-    edited window, as released code does, so that it fades within the window; False takes the sampler's own.
-    """
-
-    weight: float = 0.08
-    inside: float = 2.5
-    outside: float = -1e8
-    levels: Literal["all", "v1"] | tuple[int, ...] = "all"
-    steps: int | None = 50
-    recurrence: int = 1
-    shift_schedule: bool = True
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight = {self.weight}: allowed are 0 (no edit) and above; the released examples use 0.05 to 0.10")
-        if not (math.isfinite(self.inside) and self.inside >= 0):
-            raise ValueError(f"inside = {self.inside}: allowed are 0 and above, finite; the default is 2.5")
-        if not (math.isfinite(self.outside) and self.outside <= 0):
-            raise ValueError(f"outside = {self.outside}: allowed are 0 and below, finite; the default is -1e8")
-        if self.levels not in ("all", "v1") and not _are_factors(self.levels):
-            raise ValueError(f"levels = {self.levels!r}: allowed are 'all', 'v1' and different downsampling factors such as 2 and 4")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: allowed are None (every step) and 1 or more edited steps")
-        if self.recurrence < 0:
-            raise ValueError(f"recurrence = {self.recurrence}: allowed are 0 (each step once) and above")
-
-
-def _are_factors(levels: object) -> bool:
-    return (
-        isinstance(levels, tuple) and 0 < len(levels) == len(set(levels)) and all(isinstance(f, int) and f >= 1 for f in levels)
-    )  # fmt: skip
 
 
 def cross_levels(unet: "UNet2DConditionModel") -> tuple[int, ...]:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mudi.checkpoints.clip_vocabulary import CONTEXT, clip_tokenizer
-from mudi.model_facts import local_folder
-from mudi.models import RANDOM
+from mudi.model_facts import RANDOM, local_folder
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

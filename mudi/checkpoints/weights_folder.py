@@ -8,10 +8,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mudi.model_facts import PICKLES
 from mudi.user_files.file_kinds import first_bytes, recognise
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 
 
 def write_model(folder: Path, config: dict, model: nn.Module, dtype: torch.dtype | None = None) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from mudi.models import Backbone
+from mudi.backbone import Backbone
 
 # By suffix: transformers prefixes the names of one of SDXL's encoders and not of the other.
 LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
@@ -65,14 +65,3 @@ def _take_off(encoder: nn.Module) -> None:
     # peft leaves its settings on a model, and would take them for those of an adapter that is still there.
     if hasattr(encoder, "peft_config"):
         del encoder.peft_config
-
-
-def lora_numbers(width: int, inner: int, layers: int, rank: int) -> int:
-    """How many numbers the LoRA of one encoder has: r (in + out) a layer, four of width by width and two of width by `inner`."""
-    return layers * rank * (4 * 2 * width + 2 * (width + inner))
-
-
-def whole_numbers(width: int, inner: int, layers: int, vocabulary: int, context: int, projection: int | None) -> int:
-    """How many numbers one encoder has; `projection` is the width of its pooled output, None if it has none."""
-    block = 4 * (width * width + width) + 2 * width * inner + inner + width + 2 * 2 * width
-    return (vocabulary + context) * width + layers * block + 2 * width + (projection or 0) * width

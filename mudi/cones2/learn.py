@@ -14,14 +14,15 @@ from torch import nn
 
 from mudi import adapters
 from mudi.adapters import TRAINED
-from mudi.conditioning import Conditioning, encode_prompts
+from mudi.backbone import Backbone
 from mudi.cones2.encoder_tuning import lora_on_encoders, whole_encoders
 from mudi.cones2.noun_templates import sentences, template_mean
-from mudi.fit import Example, Examples, FitSettings, Noised, Predict, Report, Trained, fit
-from mudi.mentions import places
-from mudi.models import Backbone
+from mudi.fit import Example, Examples, FitSettings, Noised, Predict, Trained, fit
 from mudi.objectives import denoising_loss
-from mudi.spans import Span, token_spans
+from mudi.records import Report
+from mudi.text.conditioning import Conditioning, encode_prompts
+from mudi.text.mentions import places
+from mudi.text.spans import Span, token_spans
 
 Tuning = Literal["text_lora", "text_full", "direct"]
 Preserved = Literal["instance", "templates"] | tuple[str, ...]

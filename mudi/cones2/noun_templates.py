@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from mudi.models import Backbone
-from mudi.spans import Span, token_spans
+from mudi.backbone import Backbone
+from mudi.text.spans import Span, token_spans
 
 TEMPLATES = (
     "a photo of a {}",

@@ -5,13 +5,15 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from mudi import adapters, tokens
-from mudi.adapters import LoraSettings
+from mudi import adapter_folder, adapters
+from mudi.adapter_folder import DOWN
+from mudi.backbone import Backbone
 from mudi.merging.concept_grams import POSITIONS, Positions, subject_grams
 from mudi.merging.grams import Grams
-from mudi.merging.loras import DOWN, State, merge_fusion, merge_peft, merge_sum
-from mudi.models import Backbone
+from mudi.merging.loras import State, merge_fusion, merge_peft, merge_sum
+from mudi.options import LoraSettings
 from mudi.records import Adapter, Combination
+from mudi.text import tokens
 from mudi.work_folder import clear_work
 
 Kind = Literal["sum", "mean", "svd", "ties_svd", "dare_linear_svd", "fusion"]
@@ -74,7 +76,7 @@ def united_adapter(
     """
     for single in singles:
         require_base(backbone, single)
-        if adapters.read_manifest(single.path)["lora"] is not None:
+        if adapter_folder.read_manifest(single.path)["lora"] is not None:
             raise ValueError(f"{single.path}: holds a LoRA, which a union of token rows would lose; use one of the merges")
     noted = {"kind": "union", "singles": [described(single) for single in singles]}
     facts = {"seed": seed, **(details or {}), "merge": noted}
@@ -126,7 +128,7 @@ def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[Lo
 
 def require_base(backbone: Backbone, single: Adapter) -> None:
     """ValueError unless the adapter was fitted on `backbone`, in its precision."""
-    base, manifest = adapters.base_facts(backbone), adapters.read_manifest(single.path)
+    base, manifest = adapters.base_facts(backbone), adapter_folder.read_manifest(single.path)
     for key, wanted in base.items():
         # One model may lie in two folders, so what counts is its weights.
         if key != "backbone" and manifest.get(key) != wanted:

@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 
 from mudi import adapters
-from mudi.conditioning import encode_prompts
+from mudi.adapter_size import TEXT
+from mudi.backbone import Backbone
 from mudi.diffusion import denoise, generators, predict, standard_noise
 from mudi.merging import grams
-from mudi.merging.grams import TEXT, Grams
-from mudi.models import Backbone
+from mudi.merging.grams import Grams
 from mudi.records import Adapter, Subject
-from mudi.spans import token_spans
+from mudi.text.conditioning import encode_prompts
+from mudi.text.spans import token_spans
 
 PROMPTS = ("photo of a {}", "{}")
 STEPS = 20

@@ -6,15 +6,16 @@ from pathlib import Path
 import torch
 
 from mudi import adapters
-from mudi.conditioning import encode_prompts
+from mudi.adapter_folder import DOWN, PREFIX, UP
+from mudi.adapter_size import TEXT
+from mudi.backbone import Backbone
 from mudi.fusion import RIDGE, constrained_factors
 from mudi.merging.adapters import described, lora_states, store_merged, united_rows
 from mudi.merging.concept_grams import PROMPTS, counted
-from mudi.merging.grams import TEXT
-from mudi.merging.loras import DOWN, PREFIX, UP, State
+from mudi.merging.loras import State
 from mudi.merging.neutral_captions import neutral_captions
-from mudi.models import Backbone
 from mudi.records import Adapter, Combination, Subject
+from mudi.text.conditioning import encode_prompts
 
 BATCH = 64
 

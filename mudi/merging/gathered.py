@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mudi import adapters
-from mudi.adapters import CONCEPT
+from mudi import adapter_folder, adapters
+from mudi.adapter_folder import CONCEPT
 from mudi.records import Adapter, Subject
 
 
@@ -19,16 +19,16 @@ def gather(
     "concept_N.safetensors", is what diffusers' `load_lora_weights` reads. `adapters.put_on` puts all on under names of their
     own, none of them active. Raises ValueError for a fit without a LoRA and for one that is not what was saved.
     """
-    staging, concepts = adapters.begin(folder), []
+    staging, concepts = adapter_folder.begin(folder), []
     for number, (single, subject) in enumerate(zip(singles, subjects, strict=True)):
         settings, _ = adapters.read_lora(single)
-        shutil.copyfile(single.path / adapters.WEIGHTS, staging / CONCEPT.format(number))
+        shutil.copyfile(single.path / adapter_folder.WEIGHTS, staging / CONCEPT.format(number))
         concepts.append(
             {
                 "key": subject.key, "phrase": subject.phrase, "class_noun": subject.class_noun, "style": not subject.detection_query,
                 "lora": asdict(settings), "sha256": single.sha256,
             }
         )  # fmt: skip
-    return adapters.finish(
+    return adapter_folder.finish(
         staging, folder, method=method, combination=combination, round=0, lora=None, details={**details, "concepts": concepts}
     )

@@ -6,10 +6,9 @@ so their size does not grow with the number of sampling steps, as the inputs tha
 """
 
 import json
-import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mudi.adapters import LoraSettings
+from mudi.adapter_size import TEXT, bytes_of_widths, shared_key
+from mudi.options import LoraSettings
 
 MANIFEST = "grams"
 PART = ".part"
 ABANDONED = 24 * 3600  # seconds
-TEXT = re.compile(r"(?:.*\.)?attn2\.to_[kv]")
-SELF = re.compile(r"((?:.*\.)?attn1)\.to_[qkv]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +59,6 @@ def gram_bytes(unet: nn.Module, targets: Sequence[str] = LoraSettings().targets)
     """Bytes of one concept's Grams; shapes are enough, so the UNet may lie on the meta device. SDXL: 1.67e9."""
     modules = dict(unet.named_modules())
     return bytes_of_widths({name: modules[name].in_features for name in attention_layers(unet, targets)})
-
-
-def bytes_of_widths(widths: Mapping[str, int]) -> int:
-    """The same, of layers given by their names in the UNet and the widths of their inputs."""
-    shared = {shared_key(name, width): width for name, width in widths.items()}
-    return sum(width**2 * _dtype(key).itemsize for key, width in shared.items())
 
 
 @contextmanager
@@ -160,14 +152,6 @@ def _adding(grams: Grams, key: str, mask: torch.Tensor | None):
         grams.rows[key] += len(kept)
 
     return hook
-
-
-def shared_key(name: str, width: int) -> str:
-    """The name of the rows of this width that a layer is fed."""
-    if TEXT.fullmatch(name):
-        return f"text.{width}"
-    of_self = SELF.fullmatch(name)
-    return f"{of_self[1]}.qkv" if of_self else name
 
 
 def _dtype(key: str) -> torch.dtype:

@@ -10,11 +10,11 @@ from itertools import groupby
 import torch
 from torch import nn
 
+from mudi.adapter_folder import DOWN, PREFIX, UP
 from mudi.fusion import RIDGE, fuse_low_rank, inverse_of, low_rank_error
 from mudi.merging.grams import Grams
 
 State = dict[str, torch.Tensor]
-DOWN, UP, PREFIX = ".lora_A.weight", ".lora_B.weight", "unet."
 DARE = "dare_linear_svd"
 KINDS = ("svd", "ties_svd", DARE, "linear")
 

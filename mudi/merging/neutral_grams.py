@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from mudi import adapters
+from mudi.adapter_size import TEXT, shared_key
+from mudi.backbone import Backbone
 from mudi.merging.constrained import neutral_states
-from mudi.merging.grams import TEXT, Grams, attention_layers, shared_key
-from mudi.models import Backbone
+from mudi.merging.grams import Grams, attention_layers
 
 
 def neutral_grams(backbone: Backbone, class_nouns: Sequence[str], targets: Sequence[str]) -> Grams:

@@ -4,15 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mudi import adapters
-from mudi.fit import Report
+from mudi import adapter_folder, adapters
+from mudi.backbone import Backbone
 from mudi.merging.gathered import gather
 from mudi.methods.dreambooth import DreamBooth
-from mudi.models import Backbone
 from mudi.modular.subject_fits import alone_by, deciding, fits_alone
+from mudi.options import Sampling
 from mudi.personalization import Personalization, hyperparameters
-from mudi.records import Adapter, Combination
-from mudi.sampling import Sampling
+from mudi.records import Adapter, Combination, Report
 from mudi.work_folder import clear_work
 
 
@@ -71,7 +70,7 @@ class ConceptConductor(Personalization):
         """
         singles = self.fit_singles(backbone, combination, out_dir, report)
         adapters.detach(backbone)
-        manifests = [adapters.read_manifest(single.path) for single in singles]
+        manifests = [adapter_folder.read_manifest(single.path) for single in singles]
         details = {
             "seed": self.single_seed, "backbone": backbone.name, "parameters": sum(m["parameters"] for m in manifests),
             "final_loss": sum(m["final_loss"] for m in manifests) / len(manifests),

@@ -6,17 +6,16 @@ from math import prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from mudi import adapter_size, adapters
+from mudi import adapter_folder, adapter_size, adapters
 from mudi.adapter_size import Architecture
+from mudi.backbone import Backbone, Residual
 from mudi.cones2.learn import Preserved, ResidualSettings, Tuning, learn_residual
 from mudi.examples import personal_examples, reference_pictures
-from mudi.fit import FitSettings, Report
-from mudi.models import Backbone
+from mudi.fit import FitSettings
 from mudi.modular.subject_fits import after, fit_apart, single_fits
+from mudi.options import Sampling
 from mudi.personalization import NOT_DECIDING, Personalization
-from mudi.records import Adapter, Combination, Subject
-from mudi.residuals import Residual
-from mudi.sampling import Sampling
+from mudi.records import Adapter, Combination, Report, Subject
 from mudi.work_folder import clear_work, work_folder
 
 # The release's for whole encoders. It has no LoRA and tunes no residual by itself: their rates are this project's choice.
@@ -129,7 +128,7 @@ class Cones2(Personalization):
         keys = [subject.key for subject in combination.subjects]
         residuals = [_residual(backbone, adapter, key) for adapter, key in zip(fitted, keys, strict=True)]
         adapters.detach(backbone)
-        manifests = [adapters.read_manifest(adapter.path) for adapter in fitted]
+        manifests = [adapter_folder.read_manifest(adapter.path) for adapter in fitted]
         adapter = self._save(
             backbone, out_dir, combination.key, residuals, [m["final_loss"] for m in manifests],
             max(m["parameters"] for m in manifests), subjects=[adapter.sha256 for adapter in fitted],

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mudi.fit import Report
-from mudi.models import Backbone
-from mudi.personalization import Personalization, personalize
-from mudi.records import Adapter, Combination
-from mudi.sampling import Sampling
+from mudi.backbone import Backbone
+from mudi.first_fit import personalize
+from mudi.options import Sampling
+from mudi.personalization import Personalization
+from mudi.records import Adapter, Combination, Report
 
 TARGETS = ("attn2.to_k", "attn2.to_v")
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from mudi.backbone import Backbone
 from mudi.examples import cut_mixing
-from mudi.fit import Report
-from mudi.models import Backbone
-from mudi.personalization import Personalization, personalize
-from mudi.records import Adapter, Combination
-from mudi.sampling import Sampling
+from mudi.first_fit import personalize
+from mudi.options import Sampling
+from mudi.personalization import Personalization
+from mudi.records import Adapter, Combination, Report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
+from mudi.backbone import Backbone
 from mudi.examples import Picture, square_photo
-from mudi.fit import Report
-from mudi.models import Backbone
-from mudi.personalization import Personalization, personalize
-from mudi.records import Adapter, Combination, Subject
-from mudi.sampling import Sampling
+from mudi.first_fit import personalize
+from mudi.options import Sampling
+from mudi.personalization import Personalization
+from mudi.records import Adapter, Combination, Report, Subject
 
 WORD = re.compile(r"[^\W_]+")
 
@@ -27,7 +27,7 @@ class EDLora(Personalization):
     A row for the identifier starts at normal numbers of `row_deviation`; with `class_row` the class noun has one too, which
     starts at its own, if it is one token. Rows move at `row_learning_rate`, matrices of rank 4 on all attention of the UNet at
     `learning_rate`. With `masked_loss` a photo's error is averaged over the subject's own pixels. Departures: rows stand on
-    words of the vocabulary (`mudi.tokens`), the same row for all layers, since 70 prompts and two encoders a sample are
+    words of the vocabulary (`mudi.text.tokens`), the same row for all layers, since 70 prompts and two encoders a sample are
     too much for SDXL; no LoRA on the text encoders, where adapters of this program hold none, so rows alone carry what it
     would; no attention regulariser, which SDXL's maps do not support; constant rates, and rows move to the end.
     Steps are not those of the release, whose count goes with its enlarged data set.

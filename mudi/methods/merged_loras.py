@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from mudi import adapter_size
 from mudi.adapter_size import Architecture
+from mudi.backbone import Backbone
 from mudi.dataset import require_objects
 from mudi.examples import seg_mixing
-from mudi.fit import Report
 from mudi.fusion import RIDGE
 from mudi.merging.adapters import DENSITY, FUSION_RIDGE, KINDS, Kind, check_kind, merged_adapter, united_adapter
 from mudi.merging.concept_grams import Positions
@@ -20,14 +20,12 @@ from mudi.methods.custom_diffusion import TARGETS, CustomDiffusion
 from mudi.methods.dreambooth import DreamBooth
 from mudi.methods.ed_lora import EDLora, share_a_noun
 from mudi.methods.textual_inversion import TextualInversion
-from mudi.models import Backbone
 from mudi.modular.refine import refined_adapter
 from mudi.modular.self_generated import self_generated
 from mudi.modular.subject_fits import after, alone_by, deciding, fits_alone
+from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import Personalization, hyperparameters
-from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings
-from mudi.sampling import Sampling
+from mudi.records import Adapter, Combination, Report
 
 Single = Literal["dreambooth", "ed_lora", "custom_diffusion", "textual_inversion"]
 SINGLES: Mapping[Single, type[Personalization]] = {

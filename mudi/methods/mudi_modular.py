@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from mudi.methods.merged_loras import Merge, MergedLoras
-from mudi.sampling import Sampling
+from mudi.options import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)

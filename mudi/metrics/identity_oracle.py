@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.models import find_folder
+from mudi.model_facts import find_folder
 from mudi.oracle import PAIR, asked_place, judge, load_oracle, read_traits, verdict
 from mudi.records import Combination, Prompt, Score, Subject
 

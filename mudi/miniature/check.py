@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mudi.backbone import Backbone
 from mudi.detect import Detector, detect
 from mudi.embed import Embedder, embed, square_crop
 from mudi.metrics.detect_and_compare import linear_score, similarity_matrix
@@ -28,7 +29,8 @@ from mudi.miniature.world import (
     swap_accessories,
     swap_bodies,
 )  # fmt: skip
-from mudi.models import EMBEDDERS, MINIATURE, Backbone, load, load_detector, load_embedder, load_segmenter
+from mudi.model_facts import MINIATURE
+from mudi.models import EMBEDDERS, load, load_detector, load_embedder, load_segmenter
 from mudi.segment import segment
 
 THRESHOLD = 0.4

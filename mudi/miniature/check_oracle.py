@@ -15,7 +15,8 @@ from mudi.miniature.oracle import OTHER, PLACE_NAMES, close_scene, crowd_scene, 
 from mudi.miniature.references import describe_identity
 from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.world import BACKGROUNDS, Identity, Scene, random_identity, split_identities, swap_accessories, swap_bodies
-from mudi.models import MINIATURE, load
+from mudi.model_facts import MINIATURE
+from mudi.models import load
 from mudi.oracle import Oracle, judge, load_oracle, read_traits, verdict
 
 COUNT = 300

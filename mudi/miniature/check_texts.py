@@ -19,7 +19,8 @@ from mudi.miniature.judge_data import floats
 from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.train_reward import HALF, spoilt, window
 from mudi.miniature.world import BACKGROUNDS, Identity, split_identities, swap_accessories, swap_bodies
-from mudi.models import MINIATURE, load_clip, load_reward
+from mudi.model_facts import MINIATURE
+from mudi.models import load_clip, load_reward
 
 RETRIEVED_AMONG = 32
 # Which attribute belongs to which of two subjects neither model tells: what depends on it is reported without a gate, and a half is

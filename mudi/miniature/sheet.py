@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mudi.conditioning import encode_negative, encode_prompts
+from mudi.backbone import Backbone
 from mudi.diffusion import decode, denoise, generators, standard_noise
 from mudi.miniature.captions import PLACES
 from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.world import BACKGROUNDS, Identity, Scene, split_identities
-from mudi.models import Backbone
+from mudi.text.conditioning import encode_negative, encode_prompts
 
 STEPS, GUIDANCE = 25, 4.0
 PER_ROW = 6

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mudi import adapters
+from mudi import adapter_folder
+from mudi.backbone import Backbone
 from mudi.examples import Mix, Picture, personal_examples
-from mudi.fit import Report
-from mudi.models import Backbone
-from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings, refit
+from mudi.options import RetrainSettings
+from mudi.records import Adapter, Combination, Report
+from mudi.retrain import refit
 from mudi.work_folder import work_folder
 
 
@@ -26,8 +26,8 @@ def refined_adapter(
     one that is there is taken. Raises ValueError if it holds no LoRA.
     """
     place = work_folder(out_dir) / "merged"
-    start = adapters.find(place) or merge(place)
-    manifest = adapters.read_manifest(place)
+    start = adapter_folder.find(place) or merge(place)
+    manifest = adapter_folder.read_manifest(place)
     details = {
         "hyperparameters": manifest["hyperparameters"], "merge": manifest["merge"],
         "refine": {**asdict(settings), "merged_sha256": start.sha256, "pictures": len(pictures)},

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from mudi import adapters, models
-from mudi.conditioning import encode_negative, encode_prompts
+from mudi.backbone import Backbone
 from mudi.diffusion import decode, denoise, generators, standard_noise
 from mudi.examples import Picture
-from mudi.models import Backbone
-from mudi.prior_folder import kept_by_batch, load_kept
-from mudi.priors import Recipe, keep_batch, most_batches, next_batches
+from mudi.prior_folder import Recipe, kept_by_batch, load_kept, most_batches, next_batches
+from mudi.priors import keep_batch
 from mudi.records import Adapter, Combination
+from mudi.text.conditioning import encode_negative, encode_prompts
 
 PROMPT = "a photo of a {}"
 

@@ -9,13 +9,12 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from mudi import adapters
+from mudi import adapter_folder
+from mudi.backbone import Backbone
 from mudi.dataset import file_sha256
-from mudi.fit import Report
 from mudi.model_facts import weights_identity
-from mudi.models import Backbone
 from mudi.personalization import Personalization, hyperparameters
-from mudi.records import Adapter, Combination, Subject
+from mudi.records import Adapter, Combination, Report, Subject
 from mudi.work_folder import work_folder
 
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
@@ -92,7 +91,7 @@ def single_fits(
     for subject in combination.subjects:
         place = single_folder(folder, subject, recipe, seed, backbone.name, str(backbone.dtype).removeprefix("torch."))
         alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
-        made.append(adapters.find(place) or fit_one(alone, place, seed))
+        made.append(adapter_folder.find(place) or fit_one(alone, place, seed))
     return made
 
 
@@ -103,12 +102,12 @@ def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adap
     checkpoints, so each fits it in `work`, a folder that belongs to its own combination.
     """
     apart = work / place.name
-    made = adapters.find(apart) or train(apart)
+    made = adapter_folder.find(apart) or train(apart)
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         made.path.rename(place)
     except OSError:
-        if (found := adapters.find(place)) is not None:
+        if (found := adapter_folder.find(place)) is not None:
             return found
         # What lies there is no whole adapter. Moved away before it goes: nothing is ever deleted in a place that others look at.
         broken = place.with_name(f".{place.name}.{uuid.uuid4().hex}")

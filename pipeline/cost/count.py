@@ -5,12 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mudi.adapters import MANIFEST, read_manifest
+from mudi.adapter_folder import MANIFEST, read_manifest
 from mudi.dataset import load_combination
-from mudi.prior_folder import kept_by_batch
-from mudi.priors import most_batches, next_batches
+from mudi.options import Sampling
+from mudi.prior_folder import kept_by_batch, most_batches, next_batches
 from mudi.records import Adapter, Combination, Subject
-from mudi.sampling import Sampling
 from pipeline import arms as planning
 from pipeline import assignments, plan
 from pipeline.class_priors import FOLDER, needs_of

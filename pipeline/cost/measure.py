@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mudi import adapters, models
+from mudi import adapter_folder, adapters, models
+from mudi.backbone import Backbone
 from mudi.dataset import load_combination
 from mudi.detect import detect
 from mudi.examples import reference_pictures
 from mudi.methods.merged_loras import MergedLoras
 from mudi.metrics import METRICS
 from mudi.metrics.detect_and_compare import Compare
+from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination, Detection, Prompt
-from mudi.retrain import RetrainSettings, retrain
-from mudi.sampling import Sampling, draw, subject_segments
+from mudi.retrain import retrain
+from mudi.sampling import draw, subject_segments
 from pipeline.assignments import located
 from pipeline.benchmark import metric_weights
 from pipeline.cost.calibration import PNG, SCORERS_LOAD, STEP_LOAD, Rate, judge_name, scorer_names, spread
@@ -71,7 +73,7 @@ def measure(
     return device, rates | _score(config, combination, images, cuda, say)
 
 
-def _fit(backbone: models.Backbone, work: FitWork, combination: Combination, scratch: Path, first: dict[str, Adapter]) -> Rate:
+def _fit(backbone: Backbone, work: FitWork, combination: Combination, scratch: Path, first: dict[str, Adapter]) -> Rate:
     """Seconds of two optimiser steps; `other` is what the fit spent besides. `first` collects adapters to refit."""
     stamps: list[float] = []
 
@@ -110,7 +112,7 @@ def _unmerged(options: Personalization) -> dict:
 
 def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
     """The adapter to draw with: one that draws by several paths or not, and if it can be one with a LoRA, since rows cost nothing."""
-    manifests = {adapter: adapters.read_manifest(adapter.path) for adapter in made}
+    manifests = {adapter: adapter_folder.read_manifest(adapter.path) for adapter in made}
     fitting = [adapter for adapter, manifest in manifests.items() if bool(manifest.get("concepts")) == by_paths]
     return max(fitting or made, key=lambda adapter: manifests[adapter]["lora"] is not None)
 
@@ -120,9 +122,7 @@ def _family(work: FitWork) -> tuple:
     return work.method, getattr(work.options, "single", None), getattr(work.options, "rank", 0)
 
 
-def _draw(
-    backbone: models.Backbone, combination: Combination, prompt: str, batch: int, sampling: Sampling
-) -> tuple[Rate, list[np.ndarray]]:
+def _draw(backbone: Backbone, combination: Combination, prompt: str, batch: int, sampling: Sampling) -> tuple[Rate, list[np.ndarray]]:
     """Seconds of two denoising steps of one chunk, by hooks on the UNet; `other` is prompts, compositions and decoding."""
     stamps: list[float] = []
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mudi.adapter_size import TEXT
 from mudi.merging.concept_grams import PROMPTS, STEPS
-from mudi.merging.grams import TEXT
 from mudi.personalization import Personalization
-from mudi.priors import BATCH
+from mudi.prior_folder import BATCH
 from mudi.retrain import DRIFT_TIMES
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mudi.adapters import MANIFEST
+from mudi.adapter_folder import MANIFEST
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
+from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.retrain import DRIFT_TIMES, RetrainSettings
-from mudi.sampling import Sampling
+from mudi.retrain import DRIFT_TIMES
 from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.cost.merge_rows import collected, drawn, rows_besides, unplanned

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mudi import adapters, models
-from mudi.fit import Report
+from mudi import adapter_folder, models
+from mudi.backbone import Backbone
 from mudi.methods import METHODS
 from mudi.modular.subject_fits import single_folder
+from mudi.options import RetrainSettings
 from mudi.personalization import Personalization
-from mudi.records import Adapter, Combination
-from mudi.retrain import RetrainSettings, retrain
+from mudi.records import Adapter, Combination, Report
+from mudi.retrain import retrain
 from mudi.work_folder import clear_work
 from pipeline.tables import store
 from pipeline.workers.memory import peak_on
@@ -49,7 +50,7 @@ class FitJob:
 
 def finished(job: FitJob) -> Adapter | None:
     """The job's adapter if it lies finished in its folder; what a start that died after storing it left beside it goes."""
-    adapter = adapters.find(_place(job))
+    adapter = adapter_folder.find(_place(job))
     if adapter is not None and not job.alone:
         clear_work(adapter.path)
     return adapter
@@ -132,13 +133,13 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _first_fit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
+def _first_fit(backbone: Backbone, job: FitJob, report: Report | None) -> Adapter:
     if job.alone:
         return options_of(job).fit_singles(backbone, job.combination, Path(job.out_dir), report, only=job.alone)[0]
     return options_of(job).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
 
 
-def _refit(backbone: models.Backbone, job: FitJob, report: Report | None) -> Adapter:
+def _refit(backbone: Backbone, job: FitJob, report: Report | None) -> Adapter:
     stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _ in job.kept})
     images = [np.asarray(Image.open(io.BytesIO(stored[candidate_id]))) for candidate_id, _ in job.kept]
     prompts = [prompt for _, prompt in job.kept]

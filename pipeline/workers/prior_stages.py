@@ -33,7 +33,8 @@ class DrawPriors:
         self.backbone = models.load(settings.backbone, device_of(gpus), getattr(torch, settings.precision))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        from mudi.priors import Recipe, draw_batch
+        from mudi.prior_folder import Recipe
+        from mudi.priors import draw_batch
         from pipeline.workers.fit_job import device_name
 
         row, began = only_row(table), time.perf_counter()
@@ -59,7 +60,8 @@ class KeepPriors:
         self.judge = (models.load_detector(settings.detector, device), models.load_segmenter(settings.segmenter, device))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        from mudi.priors import Recipe, keep_batch
+        from mudi.prior_folder import Recipe
+        from mudi.priors import keep_batch
 
         row = only_row(table)
         noted = {"device": row["device"], "seconds": row["seconds"], "owner": self.run}

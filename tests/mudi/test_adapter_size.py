@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from mudi import adapters, tokens
+from mudi import adapter_folder, adapters
 from mudi.adapter_size import file_bytes, gram_bytes, lora_metadata, lora_shapes, parameters, published, read_architecture, row_shapes
-from mudi.adapters import LoraSettings
 from mudi.checkpoints.full_sizes import FAMILIES, SDXL
 from mudi.checkpoints.random_weights import empty_unet
 from mudi.merging import grams
 from mudi.methods.custom_diffusion import TARGETS
-from mudi.models import MINIATURE
+from mudi.model_facts import MINIATURE
+from mudi.options import LoraSettings
+from mudi.text import tokens
 
 
 def test_a_rank_32_attention_lora_of_sdxl_has_46_million_parameters():
@@ -64,5 +65,5 @@ def test_saved_files_have_exactly_the_bytes_that_were_predicted(miniature, two_d
     shapes, rows = lora_shapes(architecture.unet, lora), row_shapes(architecture, words)
     trained = [*adapters.parameters(miniature.unet), *tokens.row_parameters(miniature)]
     assert parameters(shapes) + parameters(rows) == sum(p.numel() for p in trained)
-    assert file_bytes(shapes, lora_metadata(lora)) == (stored.path / adapters.WEIGHTS).stat().st_size
-    assert file_bytes(rows, {"format": "pt"}) == (stored.path / adapters.ROWS).stat().st_size
+    assert file_bytes(shapes, lora_metadata(lora)) == (stored.path / adapter_folder.WEIGHTS).stat().st_size
+    assert file_bytes(rows, {"format": "pt"}) == (stored.path / adapter_folder.ROWS).stat().st_size

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mudi import adapters
-from mudi.adapters import LoraSettings
+from mudi import adapter_folder, adapters
+from mudi.options import LoraSettings
 from tests.mudi.test_diffusion import pipeline_of
 
 SETTINGS = LoraSettings(rank=4, alpha=8)
@@ -46,7 +46,7 @@ def test_stored_and_loaded_predictions_agree(miniature, tmp_path):
     adapters.detach_all(miniature.unet)
     adapters.load(miniature.unet, adapter)
     assert torch.equal(prediction(miniature), before)
-    assert adapters.find(tmp_path / "a") == adapter
+    assert adapter_folder.find(tmp_path / "a") == adapter
 
 
 def test_equal_adapters_have_equal_bytes(miniature, tmp_path):
@@ -107,8 +107,8 @@ def test_damaged_weights_are_refused_and_not_found(miniature, tmp_path, damage):
     """One flipped bit loads silently in safetensors; the sha256 tells."""
     noisy_adapter(miniature)
     adapter = stored(miniature, tmp_path / "a")
-    damage(tmp_path / "a" / adapters.WEIGHTS)
-    assert adapters.find(tmp_path / "a") is None
+    damage(tmp_path / "a" / adapter_folder.WEIGHTS)
+    assert adapter_folder.find(tmp_path / "a") is None
     with pytest.raises(ValueError, match="sha256"):
         adapters.load(miniature.unet, adapter)
 
@@ -117,13 +117,13 @@ def test_an_adapter_of_another_model_is_refused(miniature, tmp_path):
     """Keys that do not match exactly would leave a LoRA that loads but does nothing."""
     noisy_adapter(miniature)
     adapter = stored(miniature, tmp_path / "a")
-    weights = tmp_path / "a" / adapters.WEIGHTS
+    weights = tmp_path / "a" / adapter_folder.WEIGHTS
     save_file({key.replace("mid_block", "other"): value for key, value in load_file(weights).items()}, weights)
-    manifest = json.loads((tmp_path / "a" / adapters.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "a" / adapter_folder.MANIFEST).read_text())
     manifest["sha256"] = adapters.file_sha256(weights)
-    (tmp_path / "a" / adapters.MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "a" / adapter_folder.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="do not match this UNet"):
-        adapters.load(miniature.unet, adapters.find(tmp_path / "a"))
+        adapters.load(miniature.unet, adapter_folder.find(tmp_path / "a"))
     del adapter
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-from mudi.conditioning import encode_negative, encode_prompts
 from mudi.diffusion import Edit, alphas_cumprod, decode, denoise, encode, euler_schedule, generators, is_valid, standard_noise
-from mudi.sampling import Sampling
+from mudi.options import Sampling
 from mudi.solvers import renoise_amount
+from mudi.text.conditioning import encode_negative, encode_prompts
 
 
 def pipeline_of(backbone) -> StableDiffusionXLPipeline:

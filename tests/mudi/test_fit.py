@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from mudi import adapters
-from mudi.adapters import TRAINED, LoraSettings
+from mudi.adapters import TRAINED
 from mudi.fit import Example, FitSettings, fit
 from mudi.objectives import denoising_loss
+from mudi.options import LoraSettings
 
 
 def examples(step, rng):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from cfg_plus_plus_steps import by_definition, cfg_plus_plus_step
 
-from mudi.conditioning import encode_negative, encode_prompts
 from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, standard_noise
 from mudi.guidance import cfg_plus_plus, cfg_plus_plus_weight, classifier_free
 from mudi.solvers import SOLVERS
+from mudi.text.conditioning import encode_negative, encode_prompts
 
 
 def test_a_step_by_hand():

@@ -15,7 +15,8 @@ from mudi.dataset import load_combination
 from mudi.diffusion import encode, generators, standard_noise
 from mudi.initialization import mean_shifted_noise
 from mudi.layout import COLOURS, boxes_of, place, preview
-from mudi.sampling import Sampling, draw, shifted_noise, subject_segments
+from mudi.options import Sampling
+from mudi.sampling import draw, shifted_noise, subject_segments
 from pipeline import arms, assignments
 from pipeline.settings.benchmark_config import load_benchmark
 from pipeline.settings.config import RunConfig, config_hash, load_run

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import BitImageProcessor, Owlv2ImageProcessor, Owlv2Processor
 
-from mudi import models
+from mudi import model_facts, models
 from mudi.checkpoints.dreamsim_trunks import around_dino, save_dreamsim
 from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.miniature import architectures
@@ -177,10 +177,10 @@ def test_a_weight_that_is_not_finite_is_named(folder):
         models.load(str(folder))
 
 
-@pytest.mark.skipif(not models.MINIATURE.is_dir(), reason="the miniature's weights are not in the package")
+@pytest.mark.skipif(not model_facts.MINIATURE.is_dir(), reason="the miniature's weights are not in the package")
 def test_the_miniature_is_nothing_but_its_folder():
-    named, stored = models.load("miniature"), models.load(str(models.MINIATURE))
+    named, stored = models.load("miniature"), models.load(str(model_facts.MINIATURE))
     for part in PARTS:
         ours, theirs = getattr(named, part).state_dict(), getattr(stored, part).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), part
-    assert type(models.load_detector("miniature").model) is type(models.load_detector(str(models.MINIATURE / "detector")).model)
+    assert type(models.load_detector("miniature").model) is type(models.load_detector(str(model_facts.MINIATURE / "detector")).model)

@@ -15,11 +15,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mudi import models
 from mudi.checkpoints.full_sizes import FAMILIES
-from mudi.conditioning import encode_negative, encode_prompts
 from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, noise_of, predict, standard_noise, target_of
 from mudi.guidance import cfg_plus_plus, classifier_free
 from mudi.miniature import architectures
 from mudi.miniature.captions import TOKENS, build_tokenizer
+from mudi.text.conditioning import encode_negative, encode_prompts
 
 PROMPT, NEGATIVE, GUIDANCE = "a photo of a red dog and a blue cat", "blurry", 5.0
 

@@ -12,7 +12,7 @@ from mudi.miniature.references import describe_identity
 from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.train_oracle import oracle_loss, tinted, warped
 from mudi.miniature.world import BACKGROUNDS, all_identities, parse_identity, random_identity, split_identities
-from mudi.models import find_folder
+from mudi.model_facts import find_folder
 from mudi.oracle import OracleNetwork, Reading, asked_place, judge, load_oracle, read_traits, save_oracle, verdict
 
 DOG, CAT = (read_traits(words, CONFIG.attributes) for words in ("dog red yellow hat blue", "cat green pink"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mudi import adapters, models
-from mudi.adapters import LoraSettings
 from mudi.detect import detect
 from mudi.methods.dreambooth import DreamBooth
-from mudi.prior_folder import clear_staged, find_batch, kept_by_batch, load_kept, store_batch
-from mudi.priors import THRESHOLD, Recipe, class_priors, needed, next_batches
+from mudi.options import LoraSettings
+from mudi.prior_folder import THRESHOLD, Recipe, clear_staged, find_batch, kept_by_batch, load_kept, needed, next_batches, store_batch
+from mudi.priors import class_priors
 
 RECIPE = Recipe(
     class_noun="pink dog", detection_query="dog", backbone="miniature", precision="float32", detector="miniature", segmenter="miniature",

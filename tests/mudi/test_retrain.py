@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mudi import adapters
+from mudi import adapter_folder, adapters
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.fit import Noised
-from mudi.retrain import RetrainSettings, kl_loss, retrain
+from mudi.options import RetrainSettings
+from mudi.retrain import kl_loss, retrain
 from tests.mudi.test_adapters import noisy_adapter, stored
 
 
@@ -55,7 +56,7 @@ def test_the_penalty_holds_the_adapter_near_its_start(miniature, tmp_path, two_d
         adapters.load(miniature.unet, adapter)
         drift[weight] = (torch.cat([p.detach().flatten() for p in adapters.parameters(miniature.unet)]) - origin).norm().item()
     assert drift[30.0] < 0.8 * drift[0.0]
-    assert adapters.find(tmp_path / "start") == start
+    assert adapter_folder.find(tmp_path / "start") == start
 
 
 def test_an_empty_selection_is_refused(miniature, tmp_path, two_dogs):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mudi.attention.layout_guidance import LayoutGuidance
 from mudi.diffusion import generators, standard_noise
 from mudi.layout import boxes_of
-from mudi.sampling import Sampling, draw, reference_counts, shifted_noise, start_of, subject_segments
+from mudi.options import LayoutGuidance, Sampling
+from mudi.sampling import draw, reference_counts, shifted_noise, start_of, subject_segments
 
 FAST = Sampling(steps=3, guidance_scale=2.0, gamma=1.0)
 

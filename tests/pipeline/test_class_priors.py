@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mudi import adapters
+from mudi import adapter_folder
 from mudi.methods.mudi import MuDI
 from pipeline import assignments, rounds
 from pipeline.class_priors import with_priors
@@ -111,8 +111,8 @@ def test_a_run_fits_on_the_shared_priors_what_a_fit_alone_would(tmp_path):
     priors = [f"method.{key}={json.dumps(value)}" for key, value in VALUES.items() if "prior" in key]
     config, combinations, run_dir = small_run(tmp_path, "method.objective=prior_preservation", *priors, "method.prior_images=2", "rounds=0")
     rounds.selftrain(config, combinations, run_dir, PLAIN, lambda *_: None)
-    made = adapters.find(assignments.adapter_folder(run_dir, "two_dogs", 0))
-    manifest = adapters.read_manifest(made.path)
+    made = adapter_folder.find(assignments.adapter_folder(run_dir, "two_dogs", 0))
+    manifest = adapter_folder.read_manifest(made.path)
     assert "priors" not in manifest["hyperparameters"]
     from mudi import models
 

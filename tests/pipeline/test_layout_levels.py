@@ -8,8 +8,7 @@ import pytest
 from jobs import entry
 from jobs.selftrain import selftrain
 from mudi import models
-from mudi.attention.layout_guidance import LayoutGuidance
-from mudi.sampling import Sampling
+from mudi.options import LayoutGuidance, Sampling
 from pipeline.layout_levels import check_levels
 from pipeline.settings.config import load_run
 from pipeline.workers import cluster

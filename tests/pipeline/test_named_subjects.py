@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 from places import DOGS, ROOT
 
-from mudi.attention.layout_guidance import LayoutGuidance
 from mudi.dataset import load_combination
 from mudi.methods.cones2 import Cones2
 from mudi.methods.mudi import MuDI
+from mudi.options import LayoutGuidance, Sampling
 from mudi.records import Combination, Subject
-from mudi.sampling import Sampling
 from pipeline import arms, assignments
 from pipeline.named_subjects import require_named
 from pipeline.settings.benchmark_config import load_benchmark

@@ -10,8 +10,8 @@ import pytest
 from mudi.checkpoints.vocabularies import tokenizers_of
 from mudi.dataset import load_combination
 from mudi.methods import METHODS
-from mudi.models import find_folder
-from mudi.sampling import Sampling
+from mudi.model_facts import find_folder
+from mudi.options import Sampling
 from pipeline import assignments
 from pipeline.requirements import require
 from pipeline.settings.config import load_run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mudi import adapters
+from mudi import adapter_folder
 from pipeline import assignments, rounds
 from pipeline.settings.config import load_run
 from pipeline.tables import journal, store
@@ -108,7 +108,7 @@ def test_a_finished_run_is_not_done_again(undisturbed, tmp_path):
         raise AssertionError("a finished run was swept again")
 
     def found(jobs, slot, progress):
-        return [adapters.find(Path(job.out_dir)) for job in jobs]
+        return [adapter_folder.find(Path(job.out_dir)) for job in jobs]
 
     rounds.selftrain(config, combinations, run_dir, Workers(must_not_run, found, must_not_run, must_not_run), lambda *_: None)
     assert all(ours.equals(theirs) for ours, theirs in zip(table(run_dir), table(undisturbed), strict=True))

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mudi import adapters
-from mudi.adapters import LoraSettings
-from mudi.attention.concept_prompts import Concept, base_text, own_text
+from mudi import adapter_folder, adapters
+from mudi.attention.concept_prompts import base_text, own_text
 from mudi.attention.injection import ConceptPath, grid_of, injected
-from mudi.conditioning import encode_prompts
+from mudi.backbone import Concept
 from mudi.diffusion import predict
 from mudi.merging.gathered import gather
+from mudi.options import LoraSettings, Sampling
 from mudi.records import Prompt
-from mudi.sampling import Sampling, draw
+from mudi.sampling import draw
+from mudi.text.conditioning import encode_prompts
 
 EVERYWHERE = ("down_blocks.", "mid_block.", "up_blocks.")
 SIDE = (12, 12)
@@ -226,10 +227,10 @@ def test_putting_on_and_taking_off_leave_the_base_model_to_the_bit(miniature, tw
 def test_an_altered_file_of_a_concept_is_found(miniature, two_dogs, tmp_path):
     """Every file counts in the adapter's sha256, so another subject's LoRA in a concept's place is refused."""
     stored = gathered(miniature, two_dogs, tmp_path, 0.3, 0.2)
-    assert adapters.find(stored.path) == stored
+    assert adapter_folder.find(stored.path) == stored
     first, second = sorted(stored.path.glob("concept_*.safetensors"))
     first.write_bytes(second.read_bytes())
-    assert adapters.find(stored.path) is None
+    assert adapter_folder.find(stored.path) is None
     with pytest.raises(ValueError, match="do not match sha256"):
         adapters.put_on(miniature, stored)
 

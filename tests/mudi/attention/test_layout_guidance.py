@@ -13,10 +13,11 @@ from peft import LoraConfig
 
 from mudi import models
 from mudi.attention.box_attention import token_weights
-from mudi.attention.layout_guidance import LayoutGuidance, chosen_levels, cross_levels, edit_sigmas, guided_attention
+from mudi.attention.layout_guidance import chosen_levels, cross_levels, edit_sigmas, guided_attention
 from mudi.checkpoints.random_weights import empty_unet
 from mudi.diffusion import alphas_cumprod, euler_schedule
 from mudi.miniature import architectures
+from mudi.options import LayoutGuidance
 
 LEFT, RIGHT = (0.0, 0.0, 512.0, 1024.0), (512.0, 0.0, 1024.0, 1024.0)
 ONE = ([LEFT], [(2, 3)])

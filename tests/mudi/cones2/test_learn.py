@@ -8,14 +8,14 @@ import pytest
 import torch
 from places import DOGS, ROOT
 
-from mudi.conditioning import encode_prompts
 from mudi.cones2.learn import ResidualSettings, learn_residual
 from mudi.cones2.noun_templates import TEMPLATES, sentences, spans_of
 from mudi.dataset import load_combination
 from mudi.fit import Example, FitSettings
 from mudi.methods.cones2 import Cones2
 from mudi.modular.subject_fits import single_folder
-from mudi.spans import token_spans
+from mudi.text.conditioning import encode_prompts
+from mudi.text.spans import token_spans
 from pipeline import assignments
 from pipeline.settings.config import load_run
 

@@ -9,8 +9,9 @@ import torch
 from places import ROOT
 
 from mudi import models
-from mudi.conditioning import encode_negative, encode_prompts
-from mudi.cones2.encoder_tuning import lora_numbers, lora_on_encoders, whole_encoders, whole_numbers
+from mudi.adapter_size import lora_numbers, whole_numbers
+from mudi.backbone import Residual
+from mudi.cones2.encoder_tuning import lora_on_encoders, whole_encoders
 from mudi.cones2.learn import ResidualSettings, learn_residual, preservation
 from mudi.cones2.noun_templates import TEMPLATES, sentences, spans_of, template_mean
 from mudi.dataset import load_combination
@@ -19,8 +20,8 @@ from mudi.examples import personal_examples, reference_pictures
 from mudi.fit import Example, FitSettings
 from mudi.methods.cones2 import Cones2
 from mudi.objectives import denoising_loss
-from mudi.residuals import Residual
-from mudi.spans import token_spans
+from mudi.text.conditioning import encode_negative, encode_prompts
+from mudi.text.spans import token_spans
 
 TUNINGS = ("text_lora", "text_full", "direct")
 

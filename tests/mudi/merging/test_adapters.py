@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mudi import adapters, tokens
-from mudi.adapters import LoraSettings
-from mudi.conditioning import encode_prompts
+from mudi import adapter_folder, adapters
 from mudi.diffusion import generators, predict, standard_noise
 from mudi.merging.adapters import merged_adapter
 from mudi.merging.concept_grams import counted, subject_grams
 from mudi.merging.constrained import concept_states, constrained_adapter
 from mudi.methods.custom_diffusion import TARGETS
+from mudi.options import LoraSettings
+from mudi.text import tokens
+from mudi.text.conditioning import encode_prompts
 from tests.mudi.test_adapters import noisy_adapter, prediction, stored
 
 
@@ -73,7 +74,7 @@ def test_a_sum_predicts_as_the_base_model_with_both_updates(miniature, tmp_path,
         merged = merged_adapter(miniature, pair, two_dogs, tmp_path / kind, kind, method="merged_loras")
         adapters.put_on(miniature, merged)
         torch.testing.assert_close(prediction(miniature), expected, atol=2e-4, rtol=1e-3)
-        assert adapters.read_manifest(merged.path)["lora"]["rank"] == 5
+        assert adapter_folder.read_manifest(merged.path)["lora"]["rank"] == 5
 
 
 def test_svd_at_the_sum_of_the_ranks_is_the_sum_and_at_fewer_the_best_approximation(miniature, tmp_path, two_dogs):
@@ -98,9 +99,9 @@ def test_the_fusion_of_equal_loras_is_that_lora(miniature, tmp_path, two_dogs):
     merged = merged_adapter(miniature, pair, two_dogs, tmp_path / "fused", "fusion", method="merged_loras", ridge=1e-6)
     adapters.put_on(miniature, merged)
     assert (prediction_of(miniature, two_dogs) - expected).abs().max() < 0.02 * expected.abs().max()
-    noted = adapters.read_manifest(merged.path)["merge"]
+    noted = adapter_folder.read_manifest(merged.path)["merge"]
     assert all(of_subject["largest"] < 1e-3 for of_subject in noted["error"])
-    assert set(noted["errors"]) == {key.split(".lora_")[0] for key in load_file(merged.path / adapters.WEIGHTS)}
+    assert set(noted["errors"]) == {key.split(".lora_")[0] for key in load_file(merged.path / adapter_folder.WEIGHTS)}
     assert noted["gram_bytes"] == sum(value.nbytes for value in subject_grams(miniature, pair[0], two_dogs.subjects[0]).sums.values())
 
 
@@ -199,7 +200,7 @@ def test_the_constrained_merge_answers_each_subject_as_its_own_fit_and_is_exactl
     states = [concept_states(miniature, *one) for one in zip(pair, two_dogs.subjects)]
     merged = constrained_adapter(miniature, pair, two_dogs, tmp_path / "c", method="custom_diffusion_merged")
     fused = weights_of(miniature, merged)
-    assert adapters.read_manifest(merged.path)["lora"]["rank"] == sum(map(len, states)) == 16
+    assert adapter_folder.read_manifest(merged.path)["lora"]["rank"] == sum(map(len, states)) == 16
     for layer, weight in fused.items():
         for of_subject, rows in zip(own, states):
             torch.testing.assert_close(rows @ weight.T, rows @ of_subject[layer].T, atol=2e-4, rtol=1e-3)
@@ -238,6 +239,6 @@ def test_an_adapter_from_before_merging_is_refused_in_one_line(miniature, tmp_pa
     """Its manifest says nothing of the precision, and nothing is assumed."""
     noisy_adapter(miniature)
     old = stored(miniature, tmp_path / "old")
-    assert "precision" not in json.loads((old.path / adapters.MANIFEST).read_text())
+    assert "precision" not in json.loads((old.path / adapter_folder.MANIFEST).read_text())
     with pytest.raises(ValueError, match=r"^[^\n]*fitted on None with weights None[^\n]*$"):
         merged_adapter(miniature, [old, old], two_dogs, tmp_path / "sum", "sum", method="merged_loras")

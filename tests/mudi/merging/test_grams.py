@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mudi import adapters
-from mudi.adapters import LoraSettings
 from mudi.checkpoints.random_weights import empty_unet
 from mudi.merging import grams
 from mudi.merging.grams import attention_layers, collecting, gram_bytes
+from mudi.options import LoraSettings
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 TOKENS = 10

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mudi import adapters
-from mudi.adapters import LoraSettings
 from mudi.fusion import fuse_deltas, fusion_error
 from mudi.merging.loras import merge_fusion, merge_peft, merge_sum
+from mudi.options import LoraSettings
 from tests.mudi.merging.test_grams import batch, close, collected
 
 WIDTHS = {"block.attn1.to_q": (12, 10), "block.attn2.to_k": (12, 6), "block.attn2.to_out.0": (9, 12)}  # (out, in)

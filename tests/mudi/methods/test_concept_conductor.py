@@ -11,16 +11,15 @@ import torch
 from diffusers import UNet2DConditionModel
 from places import DOGS
 
-from mudi import adapters
+from mudi import adapter_folder, adapters
+from mudi.adapter_folder import WEIGHTS
 from mudi.adapter_size import payload_bytes
-from mudi.adapters import WEIGHTS, LoraSettings
 from mudi.attention.injection import ConceptPath, conducted, injected
-from mudi.attention.layout_guidance import LayoutGuidance
-from mudi.conditioning import encode_prompts
 from mudi.methods.concept_conductor import ConceptConductor
 from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import fit_apart
-from mudi.sampling import Sampling
+from mudi.options import LayoutGuidance, LoraSettings, Sampling
+from mudi.text.conditioning import encode_prompts
 from pipeline import assignments, rounds
 from pipeline.cost.calibration import architecture_of
 from pipeline.cost.count import workload_of
@@ -58,7 +57,7 @@ def test_the_adapter_holds_the_fit_of_each_subject_alone(miniature, two_dogs, fi
         files.append((alone.path / WEIGHTS).read_bytes())
         assert (adapter.path / f"concept_{number}.safetensors").read_bytes() == files[-1]
     assert files[0] != files[1]
-    manifest = adapters.read_manifest(adapter.path)
+    manifest = adapter_folder.read_manifest(adapter.path)
     assert [concept["phrase"] for concept in manifest["concepts"]] == [subject.phrase for subject in two_dogs.subjects]
     assert payload_bytes(adapter.path) == 4 * manifest["parameters"]
 
@@ -74,7 +73,7 @@ def test_subjects_are_not_fitted_again_for_another_combination(miniature, two_do
     again = replace(method, sampling=replace(SAMPLING, steps=9)).train(miniature, swapped, tmp_path / "swapped", seed=5, report=trained)
     first, second = (path.path / "concept_0.safetensors" for path in (again, adapter))
     assert first.read_bytes() == second.with_name("concept_1.safetensors").read_bytes()
-    assert adapters.find(again.path) == again != adapter
+    assert adapter_folder.find(again.path) == again != adapter
 
 
 def test_a_chunk_takes_as_many_rows_as_a_plan_counts(miniature, two_dogs, fitted, tmp_path):
@@ -96,7 +95,7 @@ def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
     parameters, size = adapter_numbers(workload_of(config).fits[0], architecture_of(config))
     assert size == sum(path.stat().st_size for folder in (adapter.path, singles) for path in folder.rglob("*.safetensors"))
-    assert 2 * parameters == adapters.read_manifest(adapter.path)["parameters"]
+    assert 2 * parameters == adapter_folder.read_manifest(adapter.path)["parameters"]
 
 
 def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_used(miniature, tmp_path):
@@ -111,13 +110,13 @@ def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_use
         other = saved(place, seed=2)
         assert folder.parent == tmp_path / "work"
         assert other != saved(folder, seed=1)
-        return adapters.find(folder)
+        return adapter_folder.find(folder)
 
     ours = fit_apart(while_another_does, place, tmp_path / "work")
-    assert ours == adapters.find(place)
+    assert ours == adapter_folder.find(place)
     (place / WEIGHTS).write_bytes(b"half")
     again = fit_apart(lambda folder: saved(folder, seed=3), place, tmp_path / "later")
-    assert again == adapters.find(place) != ours
+    assert again == adapter_folder.find(place) != ours
 
 
 @pytest.mark.slow

@@ -8,10 +8,11 @@ import pytest
 import torch
 from places import DOGS, ROOT
 
-from mudi import adapters
+from mudi import adapter_folder, adapters
 from mudi.dataset import load_combination
 from mudi.methods.cones2 import Cones2
-from mudi.retrain import RetrainSettings, retrain
+from mudi.options import RetrainSettings
+from mudi.retrain import retrain
 from pipeline import assignments
 from pipeline.cost.calibration import architecture_of
 from pipeline.cost.count import workload_of
@@ -64,7 +65,7 @@ def test_a_subject_is_fitted_once_for_all_combinations(backbone, tmp_path):
 def test_the_manifest_tells_payload_format_and_model_together(backbone, tmp_path):
     """One token of width 112 in float32: 448 bytes; the numbers of the file are what the manifest says."""
     adapter = quick().train(backbone, load_combination(DOGS), tmp_path / "a", seed=0)
-    manifest = adapters.read_manifest(adapter.path)
+    manifest = adapter_folder.read_manifest(adapter.path)
     said = manifest["residuals"]["a"]
     assert (said["tokens"], said["payload_bytes"], said["dtype"], said["backbone"]) == (1, 4 * 112, "float32", "miniature")
     assert manifest["hyperparameters"]["learning_rate"] == 1e-3

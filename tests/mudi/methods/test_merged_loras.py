@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mudi import adapters, models, tokens
+from mudi import adapter_folder, adapters, models
 from mudi.augment import Segment
 from mudi.examples import Picture, reference_pictures, square_photo
 from mudi.methods.ed_lora import EDLora, on_the_subject
@@ -15,7 +15,8 @@ from mudi.methods.merged_loras import MergedLoras
 from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi_modular import MudiModular
 from mudi.objectives import denoising_loss
-from mudi.sampling import Sampling
+from mudi.options import Sampling
+from mudi.text import tokens
 from pipeline.cost.workload import count_fit, fit_work
 from pipeline.workers.fit_job import FitJob
 
@@ -51,7 +52,7 @@ def test_a_subject_is_fitted_once_for_all_combinations_and_merges(miniature, two
 
 def _made(method, backbone, combination, out_dir):
     method.train(backbone, combination, out_dir, seed=3)
-    return [path for path in (out_dir.parent / "singles").iterdir() if (path / adapters.MANIFEST).is_file()]
+    return [path for path in (out_dir.parent / "singles").iterdir() if (path / adapter_folder.MANIFEST).is_file()]
 
 
 def test_steps_are_reported_as_if_all_fits_were_one(miniature, two_dogs, tmp_path):
@@ -212,4 +213,4 @@ def test_another_combinations_fit_of_the_same_subject_is_taken_as_it_is(miniatur
     adapter = method.train(miniature, two_dogs, tmp_path / "a", 1, meanwhile)
     del other["running"]
     assert other == {p: p.stat().st_mtime_ns for p in (tmp_path / "singles").rglob("*") if p.is_file()}
-    assert adapter.sha256 == adapters.find(tmp_path / "other").sha256
+    assert adapter.sha256 == adapter_folder.find(tmp_path / "other").sha256

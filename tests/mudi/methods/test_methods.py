@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mudi import adapters, tokens
-from mudi.adapters import WEIGHTS
+from mudi import adapter_folder, adapters
+from mudi.adapter_folder import WEIGHTS
 from mudi.dataset import require_masks
 from mudi.methods import METHODS
 from mudi.methods.cones2 import Cones2
@@ -17,7 +17,8 @@ from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi import MuDI
 from mudi.methods.mudi_modular import MudiModular
 from mudi.methods.textual_inversion import TextualInversion
-from mudi.sampling import Sampling
+from mudi.options import Sampling
+from mudi.text import tokens
 
 SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given")
 QUICK = {"steps": 3, "batch": 2, "accumulation": 1, "learning_rate": 1e-2, "sampling": SAMPLING}
@@ -57,10 +58,10 @@ def test_every_method_trains_stores_and_draws_from_what_it_stored(miniature, two
 def test_textual_inversion_trains_one_row_an_encoder_and_subject_and_no_matrix(miniature, two_dogs, tmp_path):
     """Two subjects with rows of 48 and 64 numbers: 2 x (48 + 64) = 224 trained numbers."""
     adapter = quick(TextualInversion).train(miniature, two_dogs, tmp_path / "a", seed=1)
-    assert adapters.read_manifest(adapter.path)["parameters"] == sum(p.numel() for p in tokens.row_parameters(miniature))
+    assert adapter_folder.read_manifest(adapter.path)["parameters"] == sum(p.numel() for p in tokens.row_parameters(miniature))
     assert not (adapter.path / WEIGHTS).exists()
     widths = [e.get_input_embeddings().rows.shape[1] for e in (miniature.text_encoder, miniature.text_encoder_2)]
-    assert adapters.read_manifest(adapter.path)["parameters"] == 2 * sum(widths)
+    assert adapter_folder.read_manifest(adapter.path)["parameters"] == 2 * sum(widths)
 
 
 @pytest.mark.slow

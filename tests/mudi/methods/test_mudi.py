@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mudi import adapters
-from mudi.conditioning import encode_prompts
+from mudi import adapter_folder, adapters
 from mudi.diffusion import alphas_cumprod, encode
 from mudi.methods.mudi import MuDI
-from mudi.sampling import Sampling
+from mudi.options import Sampling
+from mudi.text.conditioning import encode_prompts
 from mudi.user_files.photos import read_image
 
 
@@ -40,7 +40,7 @@ def test_a_short_fit_lowers_the_loss_on_its_photos(miniature, two_dogs, tmp_path
         sampling=Sampling(steps=4, guidance_scale=2.0),
     )  # fmt: skip
     adapter = method.train(miniature, two_dogs, tmp_path / "adapter", seed=0)
-    assert adapters.find(tmp_path / "adapter") == adapter
+    assert adapter_folder.find(tmp_path / "adapter") == adapter
     assert photo_loss(miniature, two_dogs, adapters.TRAINED) < photo_loss(miniature, two_dogs, None)
 
 

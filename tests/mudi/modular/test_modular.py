@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mudi import adapters, tokens
-from mudi.conditioning import encode_prompts
+from mudi import adapter_folder, adapters
+from mudi.adapter_folder import DOWN, UP
+from mudi.adapter_size import TEXT
 from mudi.dataset import load_combination
 from mudi.diffusion import generators, predict, standard_noise
 from mudi.merging.adapters import merged_adapter, united_adapter
-from mudi.merging.grams import TEXT
-from mudi.merging.loras import DOWN, UP
 from mudi.merging.neutral_grams import neutral_grams
 from mudi.methods.custom_diffusion_merged import CustomDiffusionMerged
 from mudi.methods.merged_loras import OF_THE_SINGLE, SINGLES, MergedLoras
@@ -21,6 +20,8 @@ from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi_modular import MudiModular
 from mudi.methods.textual_inversion import TextualInversion
 from mudi.records import Prompt
+from mudi.text import tokens
+from mudi.text.conditioning import encode_prompts
 from pipeline import arms, assignments
 from pipeline.cost.workload import fit_work
 from pipeline.settings.benchmark_config import load_benchmark
@@ -113,7 +114,7 @@ def answer(backbone, text):
 
 def fits_of(folder):
     """The stored fits of subjects alone, by subject key."""
-    found = [adapters.find(path) for path in folder.iterdir() if (path / adapters.MANIFEST).is_file()]
+    found = [adapter_folder.find(path) for path in folder.iterdir() if (path / adapter_folder.MANIFEST).is_file()]
     return {adapter.combination: adapter for adapter in found}
 
 
@@ -140,7 +141,7 @@ def test_a_union_draws_each_subject_as_its_own_fit_does(miniature, two_dogs, tmp
     """To the pixel, for a prompt that names one; there is no LoRA, and so nothing for a round of self-training."""
     method = MergedLoras(**ROWS_ALONE, single="textual_inversion", singles=str(tmp_path / "singles"))
     union, drawn = method.train(miniature, two_dogs, tmp_path / "union", 1), []
-    assert not (union.path / adapters.WEIGHTS).exists()
+    assert not (union.path / adapter_folder.WEIGHTS).exists()
     assert not method.refits
     singles = fits_of(tmp_path / "singles")
     for subject in two_dogs.subjects:
@@ -176,7 +177,7 @@ def test_a_refined_ed_lora_keeps_its_rows_bit_for_bit_and_draws_its_pictures_wit
     (was, started), (now, ended) = adapters.read_lora(plain), adapters.read_lora(refined)
     assert was == now
     assert all(not torch.equal(ended[key], value) for key, value in started.items())
-    assert adapters.read_manifest(refined.path)["refine"]["merged_sha256"] == plain.sha256
+    assert adapter_folder.read_manifest(refined.path)["refine"]["merged_sha256"] == plain.sha256
 
     def was_read(text):
         wanted = encode_prompts(miniature, [text]).states[0]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mudi import adapters
-from mudi.adapters import LoraSettings
 from mudi.modular.self_generated import self_generated
+from mudi.options import LoraSettings
 from mudi.prior_folder import store_batch
 
 DRAWN = {"detector": "miniature", "segmenter": "miniature", "steps": 8, "guidance_scale": 4.0, "negative_prompt": ""}

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 
 from mudi.methods.dreambooth import DreamBooth
-from mudi.model_facts import weights_identity
-from mudi.models import find_folder
+from mudi.model_facts import find_folder, weights_identity
 from mudi.modular.subject_fits import deciding, single_folder
+from mudi.options import Sampling
 from mudi.records import Reference, Subject
-from mudi.sampling import Sampling
 
 RECIPE = {"method": "dreambooth", "steps": 3}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from mudi.adapters import read_manifest
-from mudi.attention.layout_guidance import LayoutGuidance
+from mudi.adapter_folder import read_manifest
 from mudi.methods import METHODS
-from mudi.sampling import Sampling, draw
+from mudi.options import LayoutGuidance, Sampling
+from mudi.sampling import draw
 from pipeline import arms, assignments, rounds
 from pipeline.benchmark import benchmark
 from pipeline.benchmark_folder import open_benchmark

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mudi.adapters import find
+from mudi.adapter_folder import find
 from pipeline import assignments
 from pipeline.settings.config import load_run
 from pipeline.tables.run_folder import run_folder

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mudi.fit import FitSettings
-from mudi.retrain import RetrainSettings, retrain
+from mudi.options import RetrainSettings
+from mudi.retrain import retrain
 from mudi.work_folder import work_folder
 from pipeline import assignments
 from pipeline.workers.fit_job import run_job

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mudi import adapters, tokens
-from mudi.conditioning import encode_prompts
+from mudi import adapter_folder, adapters
+from mudi.text import tokens
+from mudi.text.conditioning import encode_prompts
 
 STARTS = {"olis": "dog", "hta": "hta"}
 
@@ -83,7 +84,7 @@ def test_rows_survive_the_file(miniature, tmp_path):
     adapters.put_on(miniature, kept)
     assert torch.equal(states(miniature, "a olis dog and a hta cat"), expected)
     assert not any(parameter.requires_grad for parameter in tokens.row_parameters(miniature))
-    assert adapters.find(tmp_path / "rows") == kept
+    assert adapter_folder.find(tmp_path / "rows") == kept
     with pytest.raises(ValueError, match="no LoRA"):
         adapters.load(miniature.unet, kept)
 

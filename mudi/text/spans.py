@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from mudi.mentions import in_turn
-from mudi.models import Backbone
+from mudi.backbone import Backbone
 from mudi.records import Combination
+from mudi.text.mentions import in_turn
 
 Span = tuple[int, ...]
 

@@ -1,24 +1,11 @@
 """Residuals of words: what is added to the text encoders' states where a prompt names a subject (Cones 2)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
-from mudi.models import Backbone
-from mudi.spans import occurrences
-
-
-@dataclass(frozen=True, kw_only=True)
-class Residual:
-    """`values`, float32 (K, D), are added to the states of the K tokens of `words`, the class noun that names subject `key`.
-
-    D is the width of the condition: both encoders' states side by side for SDXL.
-    """
-
-    key: str
-    words: str
-    values: torch.Tensor
+from mudi.backbone import Backbone, Residual
+from mudi.text.spans import occurrences
 
 
 def with_residuals(backbone: Backbone, texts: Sequence[str], states: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,10 @@ import shutil
 
 import torch
 
-from mudi.conditioning import Conditioning, cut_tokens, encode_negative, encode_prompts, join
 from mudi.diffusion import predict
-from mudi.models import find_folder, load
+from mudi.model_facts import find_folder
+from mudi.models import load
+from mudi.text.conditioning import Conditioning, cut_tokens, encode_negative, encode_prompts, join
 from tests.mudi.test_diffusion import pipeline_of
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mudi import models
-from mudi.conditioning import encode_prompts
-from mudi.mentions import folded, in_turn, places
+from mudi.backbone import Residual
 from mudi.records import Combination, Subject
-from mudi.residuals import Residual
-from mudi.spans import object_spans, occurrences
+from mudi.text.conditioning import encode_prompts
+from mudi.text.mentions import folded, in_turn, places
+from mudi.text.spans import object_spans, occurrences
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from mudi.models import Backbone
+from mudi.backbone import Backbone
 
 # Identifier -> encoder -> its row (D,).
 Rows = dict[str, dict[str, torch.Tensor]]

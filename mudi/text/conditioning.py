@@ -1,14 +1,12 @@
 """Prompts to what the UNet is told: states of the text encoders, which of them are words, and SDXL's pooled text and sizes."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from mudi.models import Backbone
-from mudi.residuals import with_residuals
-
-Padding = Literal["full", "adaptive"]
+from mudi.backbone import Backbone
+from mudi.options import Padding
+from mudi.text.residuals import with_residuals
 
 
 @dataclass(frozen=True)

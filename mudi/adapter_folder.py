@@ -1,0 +1,84 @@
+"""An adapter as a folder: its files appear together, its manifest says what they are, and a changed byte is noticed."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from mudi.dataset import file_sha256
+from mudi.records import Adapter
+
+WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
+RESIDUALS = "residuals.safetensors"
+CONTENTS = (WEIGHTS, ROWS, RESIDUALS)
+CONCEPT = "concept_{}.safetensors"
+# A LoRA file names its matrices "unet.LAYER.lora_A.weight" (r, in) and "unet.LAYER.lora_B.weight" (out, r).
+DOWN, UP, PREFIX = ".lora_A.weight", ".lora_B.weight", "unet."
+
+
+def begin(folder: Path) -> Path:
+    """An empty folder beside `folder`, for the files of an adapter that `finish` puts there."""
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def finish(staging: Path, folder: Path, *, method: str, combination: str, round: int, lora: dict | None, details: dict) -> Adapter:
+    """The adapter whose files lie in `staging`, with its manifest, in the place of `folder`; `lora` are the settings of WEIGHTS."""
+    sha256 = contents_sha256(staging)
+    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": lora, **details}
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+    for path in (*staging.iterdir(), staging):
+        _reach_disk(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+    _reach_disk(folder.parent)
+    return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
+
+
+def _reach_disk(path: Path) -> None:
+    """A file's bytes or a folder's names are on the disk once this returns: what the adapter was made from may then go."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files of an adapter's numbers, in a fixed order."""
+    return [path for name in CONTENTS if (path := folder / name).is_file()] + sorted(folder.glob(CONCEPT.format("*")))
+
+
+def contents_sha256(folder: Path) -> str:
+    """The sha256 of the one weights file, or of the digests of all."""
+    digests = [file_sha256(path) for path in contents(folder)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict:
+    """What the manifest of an adapter says; ValueError if there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{path}: no such manifest; expected a folder written by this program with {WEIGHTS} and {MANIFEST}")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}); restore the file or fit again") from error
+    if lacking := [key for key in ("method", "combination", "round", "sha256", "lora") if key not in manifest]:
+        raise ValueError(f"{path}: has no {lacking[0]!r}; restore the file or fit again")
+    return manifest
+
+
+def find(folder: Path) -> Adapter | None:
+    """The adapter stored in `folder`, or None if there is none or its weights do not match the manifest."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder)
+    if contents_sha256(folder) != manifest["sha256"]:
+        return None
+    return Adapter(
+        method=manifest["method"], combination=manifest["combination"], round=manifest["round"], path=folder, sha256=manifest["sha256"]
+    )
