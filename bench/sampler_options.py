@@ -20,7 +20,7 @@ def main(name: str = "miniature-sd", steps: int = STEPS) -> None:
 
     from mudi import models
     from mudi.dataset import load_combination
-    from pipeline.plan import fill_prompts
+    from mudi.text.prompts import fill_prompts
 
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"

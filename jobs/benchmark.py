@@ -22,12 +22,12 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit every arm, draw the same prompts and seeds with each, score, and write tables and report."""
+    from mudi.user_files.requirements import check_levels
     from pipeline import arms
     from pipeline.assignments import check_models
     from pipeline.benchmark import benchmark as run
     from pipeline.benchmark_folder import check_metrics, open_benchmark
     from pipeline.cost.forecast import close_plan, plan_now, timed
-    from pipeline.layout_levels import check_levels
     from pipeline.report import benchmark_page, tables
     from pipeline.run_inputs import inputs_of
     from pipeline.settings.benchmark_config import load_benchmark

@@ -22,9 +22,9 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit an adapter, then for each round draw, score and select candidates and refit on them."""
+    from mudi.user_files.requirements import check_levels
     from pipeline import assignments, rounds
     from pipeline.cost.forecast import close_plan, plan_now, timed
-    from pipeline.layout_levels import check_levels
     from pipeline.report import run_page, summary
     from pipeline.run_inputs import inputs_of
     from pipeline.settings.config import load_run

@@ -14,10 +14,11 @@ from mudi.methods import METHODS
 from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import SET_BY_RUNS, Personalization
 from mudi.records import Adapter, Combination
+from mudi.text import prompts
+from mudi.text.prompts import require_named
+from mudi.user_files.requirements import require
 from pipeline import plan
 from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
-from pipeline.named_subjects import require_named
-from pipeline.requirements import require
 from pipeline.settings.benchmark_config import BenchmarkConfig, Refit
 from pipeline.settings.config import Sampling as SamplingSpec
 from pipeline.settings.hyperparameters import require_known
@@ -149,7 +150,7 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
     Prompts are looked at as each arm names the subjects; training prompts for arms that a refit draws a pool of.
     """
     templates, pools = evaluation_prompts(config, combination.key), {arm.refit.of for arm in arms.values() if arm.refit}
-    named = plan.fill_prompts(combination, templates)
+    named = prompts.fill_prompts(combination, templates)
     for arm in arms.values():
         require(f"methods.{arm.label}", arm.options, combination, config.models.backbone)
         drawn = [*templates, *(training_prompts(config, combination.key) if arm.label in pools else ())]
@@ -159,7 +160,7 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
 
 def _require_filled(place: str, options: Personalization, combination: Combination, templates: Sequence[str]) -> None:
     try:
-        plan.fill_prompts(options.view(combination), templates)
+        prompts.fill_prompts(options.view(combination), templates)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     require_named(place, options, combination, templates)
@@ -247,7 +248,7 @@ def pool_chunks(
     for label, count in pools.items():
         for combination in combinations:
             bare = replace(arms[label].options.view(combination), prompts=())
-            named = plan.fill_prompts(bare, training_prompts(config, combination.key))
+            named = prompts.fill_prompts(bare, training_prompts(config, combination.key))
             for adapter in _distinct(adapters, label, combination.key, config.fits):
                 chunks += plan.plan_round(
                     run=config.name, run_seed=config.seed + POOL_SEED, method=label, combination=named, adapter=adapter, round=0,
@@ -265,7 +266,7 @@ def evaluation_chunks(
     for arm in arms.values():
         for combination in combinations:
             templates = evaluation_prompts(config, combination.key)
-            named = plan.fill_prompts(arm.options.view(combination), templates)
+            named = prompts.fill_prompts(arm.options.view(combination), templates)
             for adapter in _distinct(adapters, arm.label, combination.key, config.fits):
                 chunks += plan.plan_round(
                     run=config.name, run_seed=config.seed, method=arm.label, combination=named, adapter=adapter, round=0,

@@ -13,9 +13,10 @@ from mudi.methods import METHODS
 from mudi.options import LayoutGuidance, RetrainSettings, Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
+from mudi.text import prompts
+from mudi.text.prompts import require_named
+from mudi.user_files.requirements import require
 from pipeline import plan
-from pipeline.named_subjects import require_named
-from pipeline.requirements import require
 from pipeline.settings.benchmark_config import BenchmarkConfig
 from pipeline.settings.config import Models, RunConfig
 from pipeline.settings.config import Sampling as SamplingSpec
@@ -60,7 +61,7 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
 def named_prompts(config: RunConfig, combination: Combination, templates: Sequence[str]) -> Combination:
     """The combination as the user named it, with the prompts in which its method names it."""
     viewed = method_of(config).view(combination)
-    return dataclasses.replace(combination, prompts=plan.fill_prompts(viewed, templates, config.watched_prompts).prompts)
+    return dataclasses.replace(combination, prompts=prompts.fill_prompts(viewed, templates, config.watched_prompts).prompts)
 
 
 def check_models(config: RunConfig) -> None:

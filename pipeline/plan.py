@@ -1,4 +1,4 @@
-"""What a round draws: prompts filled in, seeds derived, candidates grouped into fixed chunks.
+"""The candidates of a round: seeds derived, candidates grouped into fixed chunks.
 
 A chunk is one batch that is always drawn together, because the batch size changes the last bits of an
 image. Which candidates a chunk holds follows from the run file alone, never from what is already stored;
@@ -7,32 +7,10 @@ a restart drops whole chunks.
 
 import hashlib
 import json
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-import pyarrow as pa
-
-from mudi.records import Adapter, CandidateKey, Combination, Prompt
-
-WATCHED = "watch-"
-
-SCHEMA = pa.schema(
-    [
-        ("chunk_id", pa.string()),
-        ("run", pa.string()),
-        ("method", pa.string()),
-        ("combination", pa.string()),
-        ("prompt_id", pa.string()),
-        ("prompt", pa.string()),
-        ("round", pa.int32()),
-        ("adapter_path", pa.string()),
-        ("adapter_sha256", pa.string()),
-        ("indices", pa.list_(pa.int32())),
-        ("seeds", pa.list_(pa.int64())),
-    ]
-)
+from mudi.records import Adapter, CandidateKey, Combination
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +26,6 @@ class Chunk:
     adapter_sha256: str
     keys: tuple[CandidateKey, ...]
     seeds: tuple[int, ...]
-
-
-def fill_prompts(combination: Combination, templates: Sequence[str], watched_templates: Sequence[str] = ()) -> Combination:
-    """The combination with its prompts written out, "p00", "p01", ... and then "watch-00", ...
-
-    "{subjects}" becomes "a olis corgi and a hta chow chow" and "{a}" the phrase of the subject with key a.
-    The article is always "a", as in the captions that the subjects are learnt from. Raises ValueError for
-    a placeholder that names no subject, for a template without any, which would draw no subject, and for one that names
-    subjects of the same words in another order than the combination's, by which their occurrences are told apart.
-    """
-    drawn = [Prompt(prompt_id=f"p{i:02}", text=_text(combination, text)) for i, text in enumerate(templates)]
-    texts = [_text(combination, text) for text in watched_templates]
-    watched = [Prompt(prompt_id=f"{WATCHED}{i:02}", text=text, watched=True) for i, text in enumerate(texts)]
-    return replace(combination, prompts=(*drawn, *watched))
 
 
 def candidate_seed(run_seed: int, combination: str, prompt_id: str, round: int, index: int) -> int:
@@ -111,28 +75,6 @@ def remaining(chunks: Sequence[Chunk], stored_ids: Collection[str]) -> list[Chun
     return [chunk for chunk in chunks if any(key.candidate_id not in stored_ids for key in chunk.keys)]
 
 
-def to_table(chunks: Sequence[Chunk]) -> pa.Table:
-    """One row a chunk, adapter by adapter, so that a worker changes adapters as seldom as possible."""
-    rows = [
-        {
-            **{name: getattr(chunk, name) for name in SCHEMA.names if hasattr(chunk, name)},
-            "run": chunk.keys[0].run,
-            "method": chunk.keys[0].method,
-            "indices": [key.index for key in chunk.keys],
-        }
-        for chunk in sorted(chunks, key=lambda chunk: chunk.adapter_sha256)
-    ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def from_row(row: Mapping[str, Any]) -> Chunk:
-    """The chunk that a row of `to_table` describes."""
-    cell = {name: str(row[name]) for name in ("run", "method", "combination", "prompt_id", "adapter_sha256")}
-    keys = [CandidateKey(index=int(index), round=int(row["round"]), **cell) for index in row["indices"]]
-    seeds = [int(seed) for seed in row["seeds"]]
-    return _chunk(keys, seeds, prompt=str(row["prompt"]), adapter_path=str(row["adapter_path"]))
-
-
 def _chunk(keys: Sequence[CandidateKey], seeds: Sequence[int], *, prompt: str, adapter_path: str) -> Chunk:
     """The chunk of these candidates; its id tells the prompt and first index, and digests every key."""
     first = keys[0]
@@ -148,43 +90,3 @@ def _chunk(keys: Sequence[CandidateKey], seeds: Sequence[int], *, prompt: str, a
         keys=tuple(keys),
         seeds=tuple(seeds),
     )
-
-
-def _text(combination: Combination, template: str) -> str:
-    return "".join(words for _, words in pieces(combination, template))
-
-
-def pieces(combination: Combination, template: str) -> list[tuple[str | None, str]]:
-    """The parts of a filled template in their order: the key of the subject that a part names, or None, and the part's words.
-
-    Raises ValueError as `fill_prompts` does.
-    """
-    phrases = {subject.key: subject.phrase for subject in combination.subjects}
-    joints = ["a ", *[", a "] * (len(phrases) - 2), " and a "]
-    listed = [piece for joint, named in zip(joints, phrases.items()) for piece in ((None, joint), named)]
-    values = {"subjects": listed, **{key: [(key, phrase)] for key, phrase in phrases.items()}}
-    allowed = ", ".join(f"{{{name}}}" for name in values)
-    # Every other part is what braces hold.
-    parts = re.split(r"\{([^{}]*)\}", template)
-    if len(parts) == 1:
-        raise ValueError(f"prompt {template!r}: names no subject; write one or more of {allowed} into it")
-    if any("{" in literal or "}" in literal for literal in parts[::2]):
-        raise ValueError(f"prompt {template!r}: unbalanced braces; braces hold one of {allowed}")
-    for name in parts[1::2]:
-        if name not in values:
-            raise ValueError(f"prompt {template!r}: unknown placeholder {{{name}}}; combination {combination.key!r} allows {allowed}")
-    found = [piece for i, part in enumerate(parts) for piece in (values[part] if i % 2 else [(None, part)])]
-    _require_order(phrases, [key for key, _ in found if key is not None], template)
-    return found
-
-
-def _require_order(phrases: Mapping[str, str], mentioned: Sequence[str], template: str) -> None:
-    """Of subjects that one phrase names, the first mention is the first subject's, the second the second's (`mudi.text.spans`)."""
-    for phrase in set(phrases.values()):
-        alike = [key for key, other in phrases.items() if other == phrase]
-        mentions = [key for key in mentioned if key in alike][: len(alike)]
-        if mentions != alike[: len(mentions)]:
-            raise ValueError(
-                f"prompt {template!r}: names {', '.join(mentions)}, all of them {phrase!r}, which only their order tells apart; "
-                f"name them as {', '.join(alike)}, or give each its own identifier and a method that uses it"
-            )

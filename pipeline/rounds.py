@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mudi.records import Adapter, Combination
 from mudi.selection import select_top
-from pipeline import assignments, plan
+from mudi.text.prompts import WATCHED
+from pipeline import assignments
 from pipeline.assignments import Kept
 from pipeline.class_priors import with_priors
 from pipeline.drawing import Progress, draw_missing
@@ -28,7 +29,7 @@ def _select(config: RunConfig, run_dir: Path, combinations: list[Combination], r
     kept: Kept = {}
     ranked = []
     for combination in combinations:
-        mine = [c for c in candidates if c["combination"] == combination.key and not c["prompt_id"].startswith(plan.WATCHED)]
+        mine = [c for c in candidates if c["combination"] == combination.key and not c["prompt_id"].startswith(WATCHED)]
         prompts = {c["candidate_id"]: c["prompt"] for c in mine}
         chosen = select_top(list(prompts), [values.get(c) for c in prompts], config.keep)
         kept[combination.key] = tuple((candidate_id, prompts[candidate_id]) for candidate_id in chosen)

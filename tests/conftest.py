@@ -27,7 +27,7 @@ def _one_thread():
 def two_dogs():
     """Two rendered dogs with one ordinary and one watched prompt."""
     from mudi.dataset import load_combination
-    from pipeline.plan import fill_prompts
+    from mudi.text.prompts import fill_prompts
 
     return fill_prompts(load_combination(DOGS), ["a photo of {subjects} on the grass"], ["a photo of {subjects} at night"])
 

@@ -41,8 +41,8 @@ def _run_checks(config: RunConfig, combinations: Sequence[Combination]) -> Itera
 
     A method that is none says nothing about the combinations, which are named as it names them.
     """
+    from mudi.user_files.requirements import check_levels
     from pipeline import assignments
-    from pipeline.layout_levels import check_levels
     from pipeline.tables.run_folder import run_folder
 
     yield partial(run_folder, config.runs, config.name)
@@ -57,9 +57,9 @@ def _run_checks(config: RunConfig, combinations: Sequence[Combination]) -> Itera
 
 def _benchmark_checks(config: BenchmarkConfig, combinations: Sequence[Combination]) -> Iterator[Check]:
     """The same of `mudi benchmark`. Arms that cannot be resolved say nothing about the combinations."""
+    from mudi.user_files.requirements import check_levels
     from pipeline import arms, assignments
     from pipeline.benchmark_folder import check_metrics
-    from pipeline.layout_levels import check_levels
     from pipeline.tables.run_folder import run_folder
 
     yield partial(run_folder, config.runs, config.name)

@@ -10,11 +10,12 @@ from mudi.dataset import load_combination
 from mudi.options import Sampling
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
 from mudi.records import Adapter, Combination, Subject
+from mudi.text import prompts
+from mudi.user_files.requirements import check_levels
 from pipeline import arms as planning
-from pipeline import assignments, plan
+from pipeline import assignments
 from pipeline.class_priors import FOLDER, needs_of
 from pipeline.cost.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, without_work
-from pipeline.layout_levels import check_levels
 from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.settings.config import RunConfig
 from pipeline.settings.prompt_file import evaluation_prompts, templates_of
@@ -123,7 +124,7 @@ def _of_selftraining(config: RunConfig, combinations: Sequence[Combination], run
 
 def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], run_dir: Path) -> tuple[list[Phase], int]:
     arms = planning.resolve(config)
-    named = [plan.fill_prompts(c, evaluation_prompts(config, c.key)) for c in combinations]
+    named = [prompts.fill_prompts(c, evaluation_prompts(config, c.key)) for c in combinations]
     samplings = {label: arm.options.sampling for label, arm in arms.items()}
     paths = {(label, combination.key): arm.options.paths(combination) for label, arm in arms.items() for combination in named}
     cells = [(arm, c.key, fit) for arm in arms.values() for c in named for fit in range(config.fits)]

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from pipeline.settings.run_file import load_settings
 from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, Text, left_out
 
 NOT_DECIDING = ("name", "runs", "cluster")
+# A run's identity names the kind of worker once for each stage, as files with a pool a stage did.
 STAGES = ("generate", "detect", "compare", "fit")
-# Map actors reserve their CPUs; a local Ray whose pools hold all of them has none left for the writers
-# and hangs, so it is told of two more than the machine has. They are bookkeeping, not threads.
-SPARE_CPUS = 2
+OLD_POOLS = (*STAGES, "judge")
 
 
 def _form(value: object) -> str:
@@ -145,33 +144,37 @@ class Retraining(Settings):
 
 class Slot(Settings):
     gpus: Amount = 0.0
-    """GPUs of one worker; a fraction shares one."""
-    cpus: Amount = 1.0
-    """CPU cores of one worker."""
+    """GPUs of one worker; a fraction shares one, above one only whole numbers can be placed."""
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores of one worker; whole ones are its threads."""
+    count: Count | None = None
+    """The most workers; null takes what the cluster has, also when nodes join later."""
 
-
-class Pool(Slot):
-    actors: Count = 1
-    """The most workers at once."""
+    @property
+    def threads(self) -> int:
+        """Threads that a worker computes with. Sums are split by their number, so it decides the last bits of a picture."""
+        return max(1, int(self.cpus))
 
 
 class Cluster(Settings):
-    address: Annotated[str, Field(pattern=r"^(auto|local|ray://\S+:\d+)$")] | None = None
-    """null or "local" starts Ray on this machine, "auto" joins the cluster this machine is part of, "ray://host:10001" a remote one."""
+    address: Annotated[str, Field(pattern=r"^(none|auto|local|ray://\S+:\d+)$")] | None = None
+    """null or "local" starts Ray on this machine, "auto" joins the cluster this machine is part of, "ray://host:10001" a remote one,
+    "none" works in this process without Ray."""
     cpus: Count | None = None
     """CPU cores that a local Ray may use; null is all."""
-    generate: Pool = Pool()
-    """Workers that draw candidates."""
-    detect: Pool = Pool()
-    """Workers that find subjects."""
-    compare: Pool = Pool()
-    """Workers that compare them with the photos."""
-    judge: Pool = Pool()
-    """Workers that score stored pictures by further metrics of a benchmark."""
-    fit: Slot = Slot()
-    """The worker that fits one adapter; as many fits run at once as the cluster holds."""
+    workers: Slot = Slot()
+    """The workers: each loads every model once, at first use, and fits, draws and scores for the whole run."""
     max_failed_share: Share = 0.05
     """Share of a round's candidates that may fail before the run stops."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind_of_worker(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (old := [key for key in OLD_POOLS if key in values]):
+            raise ValueError(
+                f"{old[0]}: one kind of worker does all the work; write workers: {{gpus: 0, cpus: 1, count: 2}} instead of {', '.join(old)}"
+            )
+        return values
 
 
 def absolute_and_distinct(folders: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -280,8 +283,10 @@ def deciding(dump: dict[str, Any]) -> dict[str, Any]:
 
 
 def workers_of(cluster: dict[str, Any]) -> dict[str, Any]:
-    """What of a dumped `cluster` decides results: the kind of device and the threads of each stage's workers."""
-    return {stage: {"cuda": cluster[stage]["gpus"] > 0, "threads": max(1, int(cluster[stage]["cpus"]))} for stage in STAGES}
+    """The part of a dumped `cluster` that decides results: the kind of device and the threads of each stage's workers. A dump with a
+    pool a stage, as older runs stored it, is read too."""
+    slots = {stage: cluster.get("workers") or cluster[stage] for stage in STAGES}
+    return {stage: {"cuda": slot["gpus"] > 0, "threads": max(1, int(slot["cpus"]))} for stage, slot in slots.items()}
 
 
 def config_hash(config: RunConfig) -> str:

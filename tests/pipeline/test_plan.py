@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mudi.records import Adapter, Combination, Subject
+from mudi.text.prompts import fill_prompts
 from pipeline import plan
 
 ADAPTER = Adapter(method="mudi", combination="toys", round=0, path=Path("adapters/toys"), sha256="5e" * 32)
@@ -25,9 +26,9 @@ def planned(combination: Combination, **changes) -> list[plan.Chunk]:
 
 def test_placeholders_become_phrases():
     two, three = toys("corgi", "chow chow"), toys("cat", "dog", "red can")
-    assert plan.fill_prompts(two, ["{subjects} on a hill"]).prompts[0].text == "a va corgi and a vb chow chow on a hill"
-    assert plan.fill_prompts(three, ["{subjects}"]).prompts[0].text == "a va cat, a vb dog and a vc red can"
-    assert plan.fill_prompts(two, ["the {b} left of the {a}"]).prompts[0].text == "the vb chow chow left of the va corgi"
+    assert fill_prompts(two, ["{subjects} on a hill"]).prompts[0].text == "a va corgi and a vb chow chow on a hill"
+    assert fill_prompts(three, ["{subjects}"]).prompts[0].text == "a va cat, a vb dog and a vc red can"
+    assert fill_prompts(two, ["the {b} left of the {a}"]).prompts[0].text == "the vb chow chow left of the va corgi"
 
 
 def nameless(*nouns):
@@ -40,17 +41,17 @@ def nameless(*nouns):
 def test_subjects_of_one_phrase_are_named_in_their_order(template):
     """Two dogs and a cat: which "dog" is whose only the order says, so b before a would swap the two."""
     with pytest.raises(ValueError, match="only their order tells apart; name them as a, b"):
-        plan.fill_prompts(nameless("dog", "dog", "cat"), [template])
+        fill_prompts(nameless("dog", "dog", "cat"), [template])
 
 
 def test_subjects_of_one_phrase_may_stand_anywhere_among_others():
     texts = ["{c} behind {a} and {b}", "{a}", "{subjects}, {b} and {a} again"]
-    written = [prompt.text for prompt in plan.fill_prompts(nameless("dog", "dog", "cat"), texts).prompts]
+    written = [prompt.text for prompt in fill_prompts(nameless("dog", "dog", "cat"), texts).prompts]
     assert written == ["cat behind dog and dog", "dog", "a dog, a dog and a cat, dog and dog again"]
 
 
 def test_prompts_are_numbered_and_watched_ones_marked():
-    prompts = plan.fill_prompts(toys("cat", "dog"), ["{a}", "{b}"], ["{subjects}"]).prompts
+    prompts = fill_prompts(toys("cat", "dog"), ["{a}", "{b}"], ["{subjects}"]).prompts
     assert [(p.prompt_id, p.watched) for p in prompts] == [("p00", False), ("p01", False), ("watch-00", True)]
 
 
@@ -60,7 +61,7 @@ def test_prompts_are_numbered_and_watched_ones_marked():
 )
 def test_a_wrong_template_is_quoted_with_what_is_allowed(template, expected):
     with pytest.raises(ValueError, match=r"^prompt ") as caught:
-        plan.fill_prompts(toys("cat", "dog"), [template])
+        fill_prompts(toys("cat", "dog"), [template])
     assert repr(template) in str(caught.value)
     assert expected in str(caught.value)
     assert "{subjects}, {a}, {b}" in str(caught.value)
@@ -77,24 +78,24 @@ def test_every_part_of_a_candidate_but_the_method_changes_its_seed():
     seeds = {plan.candidate_seed(*base)} | {plan.candidate_seed(*base[:i], changed[i], *base[i + 1 :]) for i in range(5)}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
-    combination = plan.fill_prompts(toys("cat", "dog"), ["{a}"])
+    combination = fill_prompts(toys("cat", "dog"), ["{a}"])
     assert [c.seeds for c in planned(combination, method="dreambooth")] == [c.seeds for c in planned(combination)]
     assert {c.chunk_id for c in planned(combination, method="dreambooth")}.isdisjoint(c.chunk_id for c in planned(combination))
 
 
 def test_candidates_spread_evenly_and_fill_fixed_batches():
     """7 over 3 prompts is 3, 2, 2; in batches of 2 that is 2 + 1, 2, 2."""
-    chunks = planned(plan.fill_prompts(toys("cat", "dog"), ["{a}", "{b}", "{subjects}"]))
+    chunks = planned(fill_prompts(toys("cat", "dog"), ["{a}", "{b}", "{subjects}"]))
     assert [(c.prompt_id, [k.index for k in c.keys]) for c in chunks] == [("p00", [0, 1]), ("p00", [2]), ("p01", [0, 1]), ("p02", [0, 1])]
 
 
 def test_fewer_candidates_than_prompts_use_the_first_prompts():
-    chunks = planned(plan.fill_prompts(toys("cat", "dog"), ["{a}", "{b}", "{subjects}"]), candidates=2)
+    chunks = planned(fill_prompts(toys("cat", "dog"), ["{a}", "{b}", "{subjects}"]), candidates=2)
     assert [c.prompt_id for c in chunks] == ["p00", "p01"]
 
 
 def test_watched_prompts_repeat_their_seeds_each_round_and_others_do_not():
-    combination = plan.fill_prompts(toys("cat", "dog"), ["{a}"], ["{b}"])
+    combination = fill_prompts(toys("cat", "dog"), ["{a}"], ["{b}"])
     first, second = planned(combination, round=0, candidates=1), planned(combination, round=1, candidates=1)
     assert [c.prompt_id for c in first] == ["p00", "watch-00"]
     assert first[0].seeds != second[0].seeds
@@ -103,14 +104,14 @@ def test_watched_prompts_repeat_their_seeds_each_round_and_others_do_not():
 
 
 def test_a_restart_draws_whole_chunks_and_only_unfinished_ones():
-    chunks = planned(plan.fill_prompts(toys("cat", "dog"), ["{a}"]), candidates=6)
+    chunks = planned(fill_prompts(toys("cat", "dog"), ["{a}"]), candidates=6)
     ids = [[key.candidate_id for key in chunk.keys] for chunk in chunks]
     assert plan.remaining(chunks, {*ids[0], ids[1][0]}) == chunks[1:]
     assert plan.remaining(chunks, {i for chunk_ids in ids for i in chunk_ids}) == []
 
 
 def test_a_chunk_survives_the_table_and_rows_come_adapter_by_adapter():
-    combination = plan.fill_prompts(toys("cat", "dog"), ["{a}"], ["{b}"])
+    combination = fill_prompts(toys("cat", "dog"), ["{a}"], ["{b}"])
     other = replace(ADAPTER, sha256="00" * 32)
     mixed = [c for pair in zip(planned(combination), planned(combination, adapter=other)) for c in pair]
     read = [plan.from_row(row) for row in plan.to_table(mixed).to_pylist()]

@@ -13,7 +13,8 @@ from peft import LoraConfig
 
 from mudi import models
 from mudi.attention.box_attention import token_weights
-from mudi.attention.layout_guidance import chosen_levels, cross_levels, edit_sigmas, guided_attention
+from mudi.attention.layout_guidance import edit_sigmas, guided_attention
+from mudi.attention.levels import chosen_levels, cross_levels
 from mudi.checkpoints.random_weights import empty_unet
 from mudi.diffusion import alphas_cumprod, euler_schedule
 from mudi.miniature import architectures

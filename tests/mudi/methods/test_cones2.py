@@ -13,12 +13,12 @@ from mudi.dataset import load_combination
 from mudi.methods.cones2 import Cones2
 from mudi.options import RetrainSettings
 from mudi.retrain import retrain
+from mudi.text.prompts import fill_prompts
 from pipeline import assignments
 from pipeline.cost.calibration import architecture_of
 from pipeline.cost.count import workload_of
 from pipeline.cost.disk import adapter_numbers
 from pipeline.cost.workload import total
-from pipeline.plan import fill_prompts
 from pipeline.settings.config import load_run
 from pipeline.tables.run_folder import run_folder
 from pipeline.workers.fit_job import run_job

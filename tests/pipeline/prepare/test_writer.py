@@ -8,7 +8,7 @@ import pytest
 from chat_server import chat_server, says, sends
 
 from mudi.records import Combination, Subject
-from pipeline.plan import fill_prompts
+from mudi.text.prompts import fill_prompts
 from pipeline.prepare.writer import TEMPLATES, endpoint_writer, templates_writer
 from pipeline.settings.prompt_file import read_prompts
 from pipeline.settings.subjects_file import SubjectsFile

@@ -9,7 +9,7 @@ from jobs import entry
 from jobs.selftrain import selftrain
 from mudi import models
 from mudi.options import LayoutGuidance, Sampling
-from pipeline.layout_levels import check_levels
+from mudi.user_files.requirements import check_levels
 from pipeline.settings.config import load_run
 from pipeline.workers import cluster
 

@@ -12,8 +12,8 @@ from mudi.dataset import load_combination
 from mudi.methods import METHODS
 from mudi.model_facts import find_folder
 from mudi.options import Sampling
+from mudi.user_files.requirements import require
 from pipeline import assignments
-from pipeline.requirements import require
 from pipeline.settings.config import load_run
 from tests.pipeline.test_rounds import RUN_FILE
 

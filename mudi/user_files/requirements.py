@@ -1,12 +1,20 @@
-"""What a method and its way of drawing take of a combination, asked before anything is loaded."""
+"""The needs of a method and of its way of drawing, asked of a combination and of a backbone before anything is loaded."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
 
 from mudi.adapter_size import known_architecture
+from mudi.attention.levels import chosen_levels
 from mudi.checkpoints.vocabularies import tokenizers_of
 from mudi.dataset import load_segments, require_masks, require_objects
 from mudi.layout import boxes_of, place, require_layouts
+from mudi.options import Sampling
 from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.text.tokens import token_id
+
+# What diffusers takes where a UNet's settings do not name its middle.
+MIDDLE = {"mid_block_type": "UNetMidBlock2DCrossAttn"}
 
 
 def require(place_in_file: str, options: Personalization, combination: Combination, backbone: str, masks: bool = False) -> None:
@@ -50,3 +58,20 @@ def _require_tokens(place_in_file: str, combination: Combination, tokenizers: li
                 token_id(tokenizer, subject.identifier)
             except ValueError as error:
                 raise ValueError(f"{place_in_file}: {combination.key}: {error}") from None
+
+
+def check_levels(backbone: str, samplings: Mapping[str, Sampling]) -> None:
+    """Raise ValueError for the first of `samplings`, by its place in the file, whose levels the backbone does not have.
+
+    A backbone that is not here to be looked at is left to the workers.
+    """
+    architecture = known_architecture(backbone)
+    if architecture.assumed:
+        return
+    unet = SimpleNamespace(config=SimpleNamespace(**{**MIDDLE, **architecture.unet}))
+    for key, sampling in samplings.items():
+        if sampling.layout_guidance is not None:
+            try:
+                chosen_levels(sampling.layout_guidance, unet)
+            except ValueError as error:
+                raise ValueError(f"{key}.layout_guidance.{error}") from None

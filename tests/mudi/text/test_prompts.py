@@ -10,8 +10,8 @@ from mudi.methods.cones2 import Cones2
 from mudi.methods.mudi import MuDI
 from mudi.options import LayoutGuidance, Sampling
 from mudi.records import Combination, Subject
+from mudi.text.prompts import require_named
 from pipeline import arms, assignments
-from pipeline.named_subjects import require_named
 from pipeline.settings.benchmark_config import load_benchmark
 from pipeline.settings.config import load_run
 
