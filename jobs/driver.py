@@ -1,10 +1,76 @@
-"""Where a driver finds its cluster: the one that `ray job submit` started it on, or what its file says."""
+"""How a run is driven from start to end: its cluster, its lock, its workers, its phases, and the plan it is held against."""
 
 import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from jobs.progress import live_progress
 
 
-def on_the_cluster_of_this_job(config):
+@dataclass(frozen=True, kw_only=True)
+class Driven:
+    """A run that came to its end: its folder, and the lines that say how long it took and what it was planned to take."""
+
+    run_dir: Path
+    lines: tuple[str, ...]
+
+
+def say(text: str) -> None:
+    """A line on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def drive(config: Any) -> Driven:
+    """Carry out everything that the file asks for and that is not stored yet.
+
+    The run's lock and all that a start refuses come before Ray and before any weights. A run with nothing left starts no worker.
+    """
+    from pipeline.carry_out import carry_out, phases_of
+    from pipeline.cost.forecast import close_plan, plan_now, timed
+    from pipeline.phases import is_anything_left
+    from pipeline.ready import open_folder, ready
+    from pipeline.tables.run_folder import sole_driver
+    from pipeline.workers.memory import peak_memory
+
+    began = time.perf_counter()
+    config = on_the_cluster_of_this_job(config)
+    run = ready(config)
+    with ExitStack() as stack:
+        there = (run.run_dir / "run.json").is_file()
+        if there:
+            stack.enter_context(sole_driver(run.run_dir))
+        peak = stack.enter_context(peak_memory())
+        do, start = stack.enter_context(_workers(config.cluster))
+        if is_anything_left(phases_of(run)):
+            start()
+        open_folder(run)
+        if not there:
+            stack.enter_context(sole_driver(run.run_dir))
+        planned = plan_now(run)
+        if planned.line:
+            say(planned.line)
+        carry_out(run, do, timed(stack.enter_context(live_progress()), planned))
+    seconds = time.perf_counter() - began
+    used = f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started"
+    return Driven(run_dir=run.run_dir, lines=(used, close_plan(run, planned, seconds)))
+
+
+def _workers(cluster: Any):
+    """The workers that the file names, and a function that starts them: on Ray, or in this process with `cluster.address: none`."""
+    if cluster.address == "none":
+        from pipeline.workers.in_process import in_this_process
+
+        return in_this_process(cluster)
+    from pipeline.workers.pool import on_ray
+
+    return on_ray(cluster, say)
+
+
+def on_the_cluster_of_this_job(config: Any) -> Any:
     """The config with `cluster.address: auto` where Ray says through RAY_ADDRESS that there is a cluster to join."""
     address = os.environ.get("RAY_ADDRESS", "")
     if config.cluster.address is not None or not address:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
 from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import SET_BY_RUNS, Personalization
@@ -18,7 +17,8 @@ from mudi.text import prompts
 from mudi.text.prompts import require_named
 from mudi.user_files.requirements import require
 from pipeline import plan
-from pipeline.assignments import SINGLES, Chosen, fit_seed, located, method_values, sampling_value
+from pipeline.assignments import SINGLES, fit_seed, located, method_values, sampling_value
+from pipeline.phases import Chosen
 from pipeline.settings.benchmark_config import BenchmarkConfig, Refit
 from pipeline.settings.config import Sampling as SamplingSpec
 from pipeline.settings.hyperparameters import require_known
@@ -104,11 +104,6 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
     return resolved
 
 
-def samplings_of(arms: Mapping[str, ResolvedArm]) -> dict[str, Sampling]:
-    """How each arm draws, by its place in the file."""
-    return {f"methods.{label}.sampling": arm.options.sampling for label, arm in arms.items()}
-
-
 def _check_defaults(config: BenchmarkConfig) -> None:
     """Raise ValueError for a default that no method has: arms take those that they know, so a misspelt one would change nothing."""
     settable = sorted({field.name for method in METHODS.values() for field in fields(method)} - set(SET_BY_RUNS))
@@ -132,16 +127,6 @@ def _sampling(config: BenchmarkConfig, label: str, values: Mapping) -> Sampling:
     except ValidationError as error:
         raise ValueError(f"methods.{label}.sampling.{mistake_in(error)}") from None
     return sampling_value(f"methods.{label}.sampling", checked)
-
-
-def load_combinations(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm]) -> list[Combination]:
-    """Every combination with its evaluation prompts, checked for the masks that the arms need."""
-    combinations = []
-    for folder in config.combinations:
-        combination = load_combination(folder, config.queries.get(folder.name))
-        check_images(combination)
-        combinations.append(with_prompts(config, arms, combination))
-    return combinations
 
 
 def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combination: Combination) -> Combination:

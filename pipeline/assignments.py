@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mudi import model_facts
-from mudi.dataset import check_images, load_combination
 from mudi.methods import METHODS
 from mudi.options import LayoutGuidance, RetrainSettings, Sampling
 from mudi.personalization import Personalization
@@ -17,35 +15,17 @@ from mudi.text import prompts
 from mudi.text.prompts import require_named
 from mudi.user_files.requirements import require
 from pipeline import plan
+from pipeline.phases import Chosen
 from pipeline.settings.benchmark_config import BenchmarkConfig
 from pipeline.settings.config import Models, RunConfig
 from pipeline.settings.config import Sampling as SamplingSpec
 from pipeline.settings.hyperparameters import check_hyperparameters
 from pipeline.settings.prompt_file import templates_of
+from pipeline.workers.draw import DrawSettings
 from pipeline.workers.fit_job import FitJob
-from pipeline.workers.stages import StageSettings
 
-# Kept candidates, best first: id and prompt; and those of each combination.
-Chosen = tuple[tuple[str, str], ...]
-Kept = dict[str, Chosen]
-
-
-def load_combinations(config: RunConfig) -> list[Combination]:
-    """Every combination of the run with its prompts filled in and its pictures opened once."""
-    combinations = []
-    check_queries(config)
-    for folder in config.combinations:
-        combination = load_combination(folder, config.queries.get(folder.name))
-        check_images(combination)
-        combinations.append(with_prompts(config, combination))
-    return combinations
-
-
-def check_queries(config: RunConfig) -> None:
-    """Raise ValueError for queries of a combination that the run does not have."""
-    if unknown := sorted(set(config.queries) - {folder.name for folder in config.combinations}):
-        known = ", ".join(folder.name for folder in config.combinations)
-        raise ValueError(f"queries.{unknown[0]}: no such combination; the run has {known}")
+# The kept candidates of each combination.
+Kept = Mapping[str, Chosen]
 
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
@@ -62,14 +42,6 @@ def named_prompts(config: RunConfig, combination: Combination, templates: Sequen
     """The combination as the user named it, with the prompts in which its method names it."""
     viewed = method_of(config).view(combination)
     return dataclasses.replace(combination, prompts=prompts.fill_prompts(viewed, templates, config.watched_prompts).prompts)
-
-
-def check_models(config: RunConfig) -> None:
-    """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
-    names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
-    for part, name in {**names, **config.models.embedders.chosen}.items():
-        if not (model_facts.is_hub_id(name) or (part == "" and model_facts.RANDOM.fullmatch(name))):
-            model_facts.find_folder(name, part)
 
 
 def located(name: str) -> str:
@@ -184,18 +156,18 @@ def plan_round(config: RunConfig, combinations: list[Combination], adapters: lis
     return chunks
 
 
-def stage_settings(
-    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], methods: dict[str, Personalization]
-) -> StageSettings:
+def draw_settings(
+    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], methods: Mapping[str, Personalization]
+) -> DrawSettings:
     """What the workers of a sweep are built from; subjects are detected and compared as the user named them."""
-    return StageSettings(
+    return DrawSettings(
         run_dir=str(run_dir),
         models={
             "backbone": located(config.models.backbone),
             "detector": located(config.models.detector),
             "embedders": {kind: located(name) for kind, name in config.models.embedders.chosen.items()},
         },
-        methods=methods,
+        methods=dict(methods),
         threshold=config.score.threshold,
         precision=config.precision,
         combinations={combination.key: combination for combination in combinations},

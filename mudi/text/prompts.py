@@ -3,10 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from mudi.personalization import Personalization
 from mudi.records import Combination, Prompt
 from mudi.text.mentions import folded, places
+
+if TYPE_CHECKING:
+    from mudi.personalization import Personalization
 
 WATCHED = "watch-"
 
@@ -65,7 +68,7 @@ def _require_order(phrases: Mapping[str, str], mentioned: Sequence[str], templat
             )
 
 
-def require_named(place: str, options: Personalization, combination: Combination, templates: Sequence[str]) -> None:
+def require_named(place: str, options: "Personalization", combination: Combination, templates: Sequence[str]) -> None:
     """Raise ValueError, naming the method's `place` in the file, for the first template that fills to a prompt in which words
     that are steered would be no subject's, or another's.
 

@@ -32,6 +32,13 @@ def publish(run_dir: Path, relative: str, data: bytes) -> Path:
     return target
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that lies in no run's folder, such as one beside an adapter, by rename: old content or new, never a part."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
 def clear_staging(run_dir: Path) -> None:
     """Take away what processes that were killed while writing left in `_staging`, of the run and of tables within it.
 

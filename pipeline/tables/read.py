@@ -132,6 +132,17 @@ def committed_chunks(run_dir: Path, round: int) -> list[str]:
     return [path.stem for path in paths(run_dir, "candidates", round) if path.stem != NO_ROWS]
 
 
+def stored_chunks(run_dir: Path, round: int) -> set[str]:
+    """The ids of a round's chunks all of whose files are there, by their names: what the files hold is not looked at."""
+    there = [{path.stem for path in paths(run_dir, dataset, round)} for dataset in CHUNK_FILES]
+    return set.intersection(*there) - {NO_ROWS}
+
+
+def named_metrics(run_dir: Path, round: int) -> dict[str, set[str]]:
+    """Committed chunk -> the metrics added to it later, by the names of files."""
+    return {chunk.stem: {path.stem.partition(".")[2] for path in added} for chunk, added in added_scores(run_dir, round).items()}
+
+
 def read_chunk(run_dir: Path, round: int, chunk_id: str) -> list[tuple[dict[str, Any], bytes | None]]:
     """A committed chunk's candidates in the order they were stored: columns of the row, and PNG bytes or None.
 

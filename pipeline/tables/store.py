@@ -41,11 +41,13 @@ from pipeline.tables.read import (
     committed_chunks,
     committed_path,
     file_schema,
+    named_metrics,
     paths,
     read,
     read_chunk,
     read_file,
     read_images,
+    stored_chunks,
 )
 
 __all__ = [
@@ -58,9 +60,11 @@ __all__ = [
     "encode_png",
     "image_sha256",
     "missing",
+    "named_metrics",
     "read",
     "read_chunk",
     "read_images",
+    "stored_chunks",
     "stored_ids",
     "stored_metrics",
     "write_chunk",
@@ -77,13 +81,14 @@ def write_chunk(
     round: int,
     scored: Sequence[ScoredCandidate],
     *,
-    device: str,
+    device: str | None,
     dtype: str,
     batch: int,
 ) -> None:
     """Stores a chunk; once this returns it survives a crash.
 
-    `device` is the kind of device that drew it and `batch` the images drawn together, recorded because
+    `device` is the kind of device that drew it, None for a chunk that could not be drawn, and `batch` the images drawn together,
+    recorded because
     both change pixels. Boxes are kept in the scores' details; only candidates with status "ok" have scores.
     """
     rows = {

@@ -1,107 +1,146 @@
-"""Connecting to Ray or starting it, and checking that it can hold what a run asks for."""
+"""Connecting to Ray or starting it, and checking that it can hold a worker. Every fault of starting is one line with its remedy."""
 
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 
-from pipeline.settings.config import SPARE_CPUS, Cluster, Slot
+from pipeline.settings.config import Cluster, Slot
+from pipeline.workers.failure import RunFailedError
 
 OBJECT_STORE_BYTES = 400_000_000
-WRITE_CPUS = 0.25
+STARTS = 2  # Ray gives a local start 30 s, which a busy machine may need twice
+ANSWER_SECONDS = 20  # for a cluster at an address to answer
+WITHOUT = "or work without Ray with --set cluster.address=none"
 
 
-def _start_options(cluster: Cluster) -> dict:
-    """What `ray.init` is given: an address to join, or the size of a local Ray without dashboard."""
+def start_options(cluster: Cluster) -> dict[str, Any]:
+    """The arguments of `ray.init`: an address to join, or the size of a local Ray without dashboard."""
     if cluster.address not in (None, "local"):
         return {"address": cluster.address}
-    cores = cluster.cpus or os.cpu_count() or 1
     return {
         "address": "local",
-        "num_cpus": cores + SPARE_CPUS,
+        "num_cpus": cluster.cpus or os.cpu_count() or 1,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
 
 
-def placeable(slots: list[Slot], nodes: list[dict[str, float]]) -> bool:
-    """Whether one worker of each slot fits on the nodes at once, the largest placed first.
-
-    A worker cannot span nodes, a fraction of a GPU must come from one GPU, and 2.5 GPUs do not exist.
-    """
-    free_cpus = [node.get("CPU", 0.0) for node in nodes]
-    free_gpus = [[1.0] * int(node.get("GPU", 0)) for node in nodes]
-    for slot in sorted(slots, key=lambda s: (s.gpus, s.cpus), reverse=True):
-        for n, gpus in enumerate(free_gpus):
-            share, count = (slot.gpus, 1) if slot.gpus < 1 else (1.0, round(slot.gpus))
-            fitting = [i for i, free in enumerate(gpus) if free >= share - 1e-6][:count] if slot.gpus else []
-            if free_cpus[n] >= slot.cpus and (not slot.gpus or len(fitting) == count):
-                free_cpus[n] -= slot.cpus
-                for i in fitting:
-                    gpus[i] -= share
-                break
+def capacity(slot: Slot, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers of this size fit on the nodes at once. No worker spans nodes, and a fraction of a GPU comes from one GPU."""
+    found = 0
+    for node in nodes:
+        cpus = int(node.get("CPU", 0.0) / slot.cpus + 1e-6)
+        gpus = int(node.get("GPU", 0.0))
+        if slot.gpus:
+            found += min(cpus, gpus * int(1 / slot.gpus + 1e-6) if slot.gpus < 1 else int(gpus / slot.gpus))
         else:
-            return False
-    return True
+            found += cpus
+    return found
 
 
-def require(cluster: Cluster, nodes: list[dict[str, float]]) -> None:
-    """Raise ValueError if a worker, or all pools of a sweep together at one actor each, cannot be placed.
+def require(cluster: Cluster, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raise ValueError if no node can hold a worker.
 
     `nodes` holds each node's total resources, such as {"CPU": 4.0, "GPU": 1.0}. An autoscaling cluster
     that starts at zero GPUs reports none until a node is up, so it needs its first GPU nodes running.
     """
-    stages = {
-        "generate": cluster.generate,
-        "detect": cluster.detect,
-        "compare": cluster.compare,
-        "judge": cluster.judge,
-        "fit": cluster.fit,
-    }
+    slot = cluster.workers
+    if slot.gpus > 1 and slot.gpus != int(slot.gpus):
+        raise ValueError(f"cluster.workers.gpus = {slot.gpus:g}: above one GPU only whole numbers can be placed")
+    if capacity(slot, nodes):
+        return
+    key = "cpus" if capacity(Slot(gpus=0.0, cpus=slot.cpus), nodes) == 0 else "gpus"
     found = "; ".join(f"{node.get('GPU', 0):g} GPUs and {node.get('CPU', 0):g} CPUs" for node in nodes) or "none"
-    for name, slot in stages.items():
-        if slot.gpus > 1 and slot.gpus != int(slot.gpus):
-            raise ValueError(f"cluster.{name}.gpus = {slot.gpus:g}: above one GPU only whole numbers can be placed")
-        if not placeable([slot], nodes):
-            key = "gpus" if not placeable([Slot(gpus=slot.gpus, cpus=0.0)], nodes) else "cpus"
-            raise ValueError(
-                f"cluster.{name}.{key} = {getattr(slot, key):g}: no node of the cluster has that (nodes: {found}); "
-                f"start larger workers, or lower it with --set cluster.{name}.{key}=..."
-            )
-    sweep = [cluster.generate, cluster.detect, cluster.compare, Slot(gpus=0.0, cpus=WRITE_CPUS)]
-    if not placeable(sweep, nodes):
-        raise ValueError(
-            f"generate, detect and compare do not fit on the cluster together (nodes: {found}), and {WRITE_CPUS:g} CPU must be left to "
-            "write; let the scorers share a GPU, such as --set cluster.detect.gpus=0.5 --set cluster.compare.gpus=0.5"
-        )
+    raise ValueError(
+        f"cluster.workers.{key} = {getattr(slot, key):g}: no node of the cluster has that (nodes: {found}); "
+        f"start larger nodes, or lower it with --set cluster.workers.{key}=..."
+    )
 
 
-def _nodes() -> list[dict[str, float]]:
+def alive_nodes() -> list[dict[str, float]]:
+    """Each living node's total resources."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
-def connected(cluster: Cluster) -> Iterator[dict[str, float]]:
-    """Ray for the length of a block; yields its total resources. A Ray that was already there stays.
+def connected(cluster: Cluster) -> Iterator[None]:
+    """Ray for the length of a block. A Ray that was already there stays.
 
-    Raises ValueError if no cluster answers at the address or it is too small.
+    Raises ValueError if no cluster answers at the address or it is too small, RunFailedError if this machine cannot start Ray.
     """
     if ray.is_initialized():
-        require(cluster, _nodes())
-        yield ray.cluster_resources()
+        require(cluster, alive_nodes())
+        yield
         return
+    if cluster.address in (None, "local"):
+        _start(cluster)
+    else:
+        _join(cluster)
     try:
-        ray.init(**_start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, AuthenticationError) as error:
-        raise ValueError(
-            f"cluster.address = {cluster.address!r}: no Ray answers there ({str(error).splitlines()[0]}); "
-            "start one with `RAY_AUTH_MODE=token ray start --head`, or use address: local"
-        ) from error
-    try:
-        require(cluster, _nodes())
-        yield ray.cluster_resources()
+        require(cluster, alive_nodes())
+        yield
     finally:
         ray.shutdown()
+
+
+def _start(cluster: Cluster) -> None:
+    """Start Ray on this machine, once again if the first start fails."""
+    for start in range(1, STARTS + 1):
+        try:
+            ray.init(**start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
+            return
+        # Ray's own start has no error type of its own: it raises what its parts do, and plain Exception where a process does not come up.
+        except Exception as error:
+            ray.shutdown()
+            if start == STARTS:
+                raise RunFailedError(_no_start(error)) from error
+
+
+def _no_start(error: Exception) -> str:
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    if "AF_UNIX" in said or ("socket" in said.lower() and "length" in said.lower()):
+        return f"Ray could not start: its socket's path is too long ({said}); set TMPDIR to a short path such as /tmp, {WITHOUT}"
+    return f"Ray could not start on this machine after {STARTS} tries ({said}); wait until the machine is less busy, {WITHOUT}"
+
+
+def _join(cluster: Cluster) -> None:
+    """Join the cluster at the address, which has to answer within `ANSWER_SECONDS`."""
+    address = os.environ.get("RAY_ADDRESS", "") if cluster.address == "auto" else cluster.address.removeprefix("ray://")
+    _require_answer(cluster.address, address)
+    try:
+        ray.init(**start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError as error:
+        raise ValueError(
+            f"cluster.address = {cluster.address!r}: the cluster refuses this token ({_first_line(error)}); use the token that the head "
+            "was started with (RAY_AUTH_TOKEN, or the file ~/.ray/auth_token)"
+        ) from error
+    except (ConnectionError, RayError, RuntimeError, TimeoutError) as error:
+        raise ValueError(_nobody(cluster.address, _first_line(error))) from error
+
+
+def _require_answer(named: str, address: str) -> None:
+    """Raise ValueError unless something listens at host:port; Ray itself waits for minutes. An empty address is found by Ray."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ValueError(_nobody(named, f"{address}: {error}")) from error
+
+
+def _nobody(address: str, said: str) -> str:
+    return (
+        f"cluster.address = {address!r}: no Ray answers there ({said}); start one with `RAY_AUTH_MODE=token ray start --head`, "
+        f"use address: local, {WITHOUT}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -6,21 +6,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
 
-from mudi import adapter_folder, models
+from mudi import adapter_folder
 from mudi.backbone import Backbone
 from mudi.methods import METHODS
 from mudi.modular.subject_fits import single_folder
 from mudi.options import RetrainSettings
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination, Report
-from mudi.retrain import retrain
 from mudi.work_folder import clear_work
 from pipeline.tables import store
+from pipeline.tables.journal import write_whole
+from pipeline.workers.draw import device_name
+from pipeline.workers.loaded import Loaded
 from pipeline.workers.memory import peak_on
 
 
@@ -29,7 +31,9 @@ class FitJob:
     """One adapter to make. Without `start` it is the method's own first fit; with it, a refit of `start` on the
     candidates `kept` (id and prompt) of round `round`, which makes the adapter of the round after. `label` names it in
     progress and errors, and is unlike those of all jobs beside it. With `alone`, a subject's key, only that subject's own fit
-    is made, for jobs that unite it with others (`singles_of`)."""
+    is made, for jobs that unite it with others (`subject_fits`)."""
+
+    kind: ClassVar[str] = "fit"
 
     label: str
     combination: Combination
@@ -50,14 +54,14 @@ class FitJob:
 
 def finished(job: FitJob) -> Adapter | None:
     """The job's adapter if it lies finished in its folder; what a start that died after storing it left beside it goes."""
-    adapter = adapter_folder.find(_place(job))
+    adapter = adapter_folder.find(place_of(job))
     if adapter is not None and not job.alone:
         clear_work(adapter.path)
     return adapter
 
 
-def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
-    """Make the job's adapter in this process, unless it is there; the folder it leaves is complete or absent.
+def fit(loaded: Loaded, job: FitJob, report: Report) -> Adapter:
+    """Make the job's adapter, unless it is there; the folder it leaves is complete or absent.
 
     Beside its folder FOLDER.cost.json says on what it was made, how many seconds that took, loading excluded, and the
     peak of memory in bytes (`memory.peak_on`); of a fit that was killed and went on, those of the last start. `alone_seconds`
@@ -66,7 +70,9 @@ def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
     # A worker that dies between storing and returning it is started again, and the checkpoints are gone by then.
     if (stored := finished(job)) is not None:
         return stored
-    backbone = models.load(job.backbone, device, getattr(torch, job.precision))
+    backbone = loaded.backbone(job.backbone, job.precision)
+    loaded.bare(backbone)
+    loaded.make_room_for_a_fit()
     with peak_on(backbone.device) as peak:
         began = time.perf_counter()
         before = [read_cost(place) for place in _united(job)]
@@ -74,21 +80,20 @@ def run_job(job: FitJob, device: str, report: Report | None = None) -> Adapter:
         cost = {"seconds": time.perf_counter() - began, "device": device_name(backbone.device)}
         cost["peak_bytes"] = max([peak(), *(of_subject["peak_bytes"] for of_subject in before if of_subject)])
         cost["alone_seconds"] = sum(of_subject["seconds"] for of_subject in before if of_subject)
-    cost_file(_place(job)).write_text(json.dumps(cost))
+    write_whole(cost_file(place_of(job)), json.dumps(cost).encode())
+    loaded.bare(backbone)
     return adapter
 
 
-def singles_of(jobs: Sequence[FitJob]) -> list[FitJob]:
-    """The fits of subjects alone that `jobs` unite and that are not there yet, each once: made first and side by side, none is
-    made twice by jobs that run at once and share it."""
+def subject_fits(jobs: Sequence[FitJob]) -> tuple[FitJob, ...]:
+    """The fits of subjects alone that `jobs` unite, each once, for the first job that still wants it: made before these and side by side,
+    none is made twice by jobs that run at once and share it."""
     found: dict[Path, FitJob] = {}
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: finished(job) is not None):
         for subject, place in zip(job.combination.subjects, _united(job), strict=False):
             steps = options_of(job).steps
-            single = replace(job, label=f"{job.label}, {subject.key} alone", alone=subject.key, steps=steps)
-            if place not in found and finished(job) is None and finished(single) is None:
-                found[place] = single
-    return list(found.values())
+            found.setdefault(place, replace(job, label=f"{job.label}, {subject.key} alone", alone=subject.key, steps=steps))
+    return tuple(found.values())
 
 
 def folders_alone(job: FitJob, options: Personalization) -> list[Path] | None:
@@ -104,7 +109,7 @@ def _united(job: FitJob) -> list[Path]:
     return [] if job.start or job.alone else folders_alone(job, options_of(job)) or []
 
 
-def _place(job: FitJob) -> Path:
+def place_of(job: FitJob) -> Path:
     """The folder of the job's adapter."""
     if not job.alone:
         return Path(job.out_dir)
@@ -128,18 +133,15 @@ def cost_file(out_dir: Path) -> Path:
     return out_dir.with_name(out_dir.name + ".cost.json")
 
 
-def device_name(device: torch.device) -> str:
-    """ "cpu", or what the GPU calls itself."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _first_fit(backbone: Backbone, job: FitJob, report: Report | None) -> Adapter:
+def _first_fit(backbone: Backbone, job: FitJob, report: Report) -> Adapter:
     if job.alone:
         return options_of(job).fit_singles(backbone, job.combination, Path(job.out_dir), report, only=job.alone)[0]
     return options_of(job).train(backbone, job.combination, Path(job.out_dir), job.seed, report)
 
 
-def _refit(backbone: Backbone, job: FitJob, report: Report | None) -> Adapter:
+def _refit(backbone: Backbone, job: FitJob, report: Report) -> Adapter:
+    from mudi.retrain import retrain
+
     stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _ in job.kept})
     images = [np.asarray(Image.open(io.BytesIO(stored[candidate_id]))) for candidate_id, _ in job.kept]
     prompts = [prompt for _, prompt in job.kept]

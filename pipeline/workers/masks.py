@@ -1,15 +1,19 @@
-"""Masks for files of photos, a few photos at a time: the one function that a plain loop and Ray's workers call."""
+"""Masks for files of photos, a few photos at a time."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
+from mudi.records import Report
 from mudi.user_files.masking import THRESHOLD, Asked, cut_out
 from mudi.user_files.photos import read_image
+from pipeline.workers.failure import RunFailedError
+from pipeline.workers.loaded import Loaded
 
 BATCH = 8
 # A detector copies each photo as float32 several times; 32 MP are 0.4 GB a copy.
@@ -78,16 +82,38 @@ def make_masks(detector, segmenter, jobs: Sequence[MaskJob], threshold: float) -
     ]
 
 
-def in_this_process(settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress, device: str = "cpu") -> list[MadeMask]:
-    """All masks by a plain loop; the models are loaded here."""
-    from mudi import models
+@dataclass(frozen=True, kw_only=True)
+class MaskBatch:
+    """Photos whose subjects are cut out together, by their place among all batches."""
 
-    detector, segmenter = models.load_detector(settings.detector, device), models.load_segmenter(settings.segmenter, device)
-    made = []
-    for batch in batches(jobs):
-        made += make_masks(detector, segmenter, batch, settings.threshold)
-        progress(LABEL, len(made), len(jobs))
-    return made
+    kind: ClassVar[str] = "masks"
+    index: int
+    jobs: tuple[MaskJob, ...]
+    settings: MaskSettings
+
+    @property
+    def label(self) -> str:
+        return f"photos from {self.jobs[0].photo}"
+
+
+def cut_masks(loaded: Loaded, piece: MaskBatch, report: Report) -> list[MadeMask]:
+    """The masks of a batch's photos, in their order. The photos must lie where every worker can read them."""
+    settings = piece.settings
+    return make_masks(loaded.detector(settings.detector), loaded.segmenter(settings.segmenter), piece.jobs, settings.threshold)
+
+
+def mask_all(do: Callable, settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress) -> list[MadeMask]:
+    """The masks of all jobs in their order, by the workers behind `do` (`pipeline.workers.worker.Do`). RunFailedError if a batch fails."""
+    pieces = [MaskBatch(index=i, jobs=tuple(part), settings=settings) for i, part in enumerate(batches(jobs))]
+    made: dict[int, list[MadeMask]] = {}
+
+    def received(piece: MaskBatch, masks: list[MadeMask]) -> None:
+        made[piece.index] = masks
+        progress(LABEL, sum(map(len, made.values())), len(jobs))
+
+    if failures := do(pieces, received):
+        raise RunFailedError(f"{failures[0].piece.label}: no masks: {failures[0].reason}") from failures[0].error
+    return [mask for index in range(len(pieces)) for mask in made[index]]
 
 
 def mask_png(mask: np.ndarray) -> bytes:

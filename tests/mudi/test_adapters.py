@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mudi.dataset import file_sha256
 from mudi import adapter_folder, adapters
 from mudi.options import LoraSettings
 from tests.mudi.test_diffusion import pipeline_of
@@ -120,7 +121,7 @@ def test_an_adapter_of_another_model_is_refused(miniature, tmp_path):
     weights = tmp_path / "a" / adapter_folder.WEIGHTS
     save_file({key.replace("mid_block", "other"): value for key, value in load_file(weights).items()}, weights)
     manifest = json.loads((tmp_path / "a" / adapter_folder.MANIFEST).read_text())
-    manifest["sha256"] = adapters.file_sha256(weights)
+    manifest["sha256"] = file_sha256(weights)
     (tmp_path / "a" / adapter_folder.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="do not match this UNet"):
         adapters.load(miniature.unet, adapter_folder.find(tmp_path / "a"))
