@@ -123,13 +123,13 @@ def options_of(job: FitJob) -> Personalization:
 
 
 def read_cost(out_dir: Path) -> dict | None:
-    """What `run_job` left of the adapter in that folder; None where a start was killed between the two, or nothing is there."""
+    """What `fit` left of the adapter in that folder; None where a start was killed between the two, or nothing is there."""
     path = cost_file(out_dir)
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def cost_file(out_dir: Path) -> Path:
-    """Where `run_job` leaves what an adapter cost."""
+    """Where `fit` leaves what an adapter cost."""
     return out_dir.with_name(out_dir.name + ".cost.json")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import arms
+from pipeline.ready import ready
 from pipeline.settings.benchmark_config import benchmark_hash, load_benchmark
 from pipeline.settings.prompt_file import evaluation_prompts, read_prompts, training_prompts
 
@@ -63,7 +64,7 @@ def test_every_fit_of_every_cell_has_one_job_and_methods_share_its_seed(load, tm
     """Two contents x one combination x three fits: six jobs, three seeds, six folders and labels."""
     config = load(SMALL, "fits=3")
     resolved = arms.resolve(config)
-    jobs = arms.first_fits(config, tmp_path, resolved, arms.load_combinations(config, resolved))
+    jobs = arms.first_fits(config, tmp_path, resolved, ready(config).combinations)
     assert len({job.out_dir for job in jobs}) == len({job.label for job in jobs}) == len(jobs) == 6
     assert len({job.seed for job in jobs}) == 3
 
