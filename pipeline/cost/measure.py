@@ -19,11 +19,10 @@ from mudi.backbone import Backbone
 from mudi.dataset import load_combination
 from mudi.detect import detect
 from mudi.examples import reference_pictures
-from mudi.methods.merged_loras import MergedLoras
 from mudi.metrics import METRICS
 from mudi.metrics.detect_and_compare import Compare
 from mudi.options import RetrainSettings, Sampling
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Detection, Prompt
 from mudi.retrain import retrain
 from mudi.sampling import draw, subject_segments
@@ -86,9 +85,8 @@ def _fit(backbone: Backbone, work: FitWork, combination: Combination, scratch: P
         began = time.perf_counter()
         if work.retraining is None:
             # Class priors are rows like any other, so rows in their place cost the same and nothing need be drawn.
-            options = replace(
-                work.options, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows, singles=None, **_unmerged(work.options)
-            )
+            method = work.options if isinstance(work.options, PhotoFit) else work.options.subject_method(combination)
+            options = replace(method, steps=WARM_UP + MEASURED, prior_images=0, batch=work.rows, singles=None)
             # Of subjects that are fitted one by one a single one: between two of them lies more than a step.
             fitted = combination if work.alone is None else replace(combination, subjects=combination.subjects[:1])
             first.setdefault(_family(work), options.train(backbone, fitted, folder, 0, report))
@@ -103,13 +101,6 @@ def _fit(backbone: Backbone, work: FitWork, combination: Combination, scratch: P
     return spread([float(step) for step in steps], other=other, peak_bytes=peak(), source="two steps")
 
 
-def _unmerged(options: Personalization) -> dict:
-    """What a method that merges several subjects must leave out to be timed on one: its merge and what follows."""
-    if not isinstance(options, MergedLoras):
-        return {}
-    return {"merge": "sum" if options.lora_targets else "union", "merge_rank": None, "neutral_weight": 0.0, "refine_steps": 0}
-
-
 def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
     """The adapter to draw with: one that draws by several paths or not, and if it can be one with a LoRA, since rows cost nothing."""
     manifests = {adapter: adapter_folder.read_manifest(adapter.path) for adapter in made}
@@ -117,9 +108,9 @@ def _slowest(made: Sequence[Adapter], by_paths: bool) -> Adapter:
     return max(fitting or made, key=lambda adapter: manifests[adapter]["lora"] is not None)
 
 
-def _family(work: FitWork) -> tuple:
+def _family(work: FitWork) -> str:
     """What a refit must have in common with the fit that it starts from."""
-    return work.method, getattr(work.options, "single", None), getattr(work.options, "rank", 0)
+    return work.options.described()
 
 
 def _draw(backbone: Backbone, combination: Combination, prompt: str, batch: int, sampling: Sampling) -> tuple[Rate, list[np.ndarray]]:

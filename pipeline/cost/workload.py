@@ -12,13 +12,13 @@ from pathlib import Path
 
 from mudi.adapter_folder import MANIFEST
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
-from mudi.options import RetrainSettings, Sampling
+from mudi.options import DRIFT_TIMES, RetrainSettings, Sampling
+from mudi.passes import photos_of, refit_work
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.retrain import DRIFT_TIMES
 from mudi.work_folder import work_folder
 from pipeline import plan
-from pipeline.cost.merge_rows import collected, drawn, rows_besides, unplanned
+from pipeline.cost.merge_rows import made_once, unplanned
 from pipeline.workers.fit_job import FitJob, folders_alone
 
 CHECKPOINTS = "step-*.safetensors"
@@ -225,39 +225,26 @@ def fit_work(job: FitJob, owner: str, options: Personalization, planned: set[Pat
     Fits of subjects alone count with the first job that needs them: they are put into `planned`, and left out if they
     stand there already.
     """
-    name, rank = job.method + _variant(options), getattr(options, "rank", 0) or 0
-    photos = sum(len(subject.references) for subject in job.combination.subjects)
-    folder, retraining = Path(job.out_dir), job.retraining
-    if retraining is None:
-        priors = options.objective == "prior_preservation" and options.prior_images > 0
-        rows, accumulation = options.batch * (2 if priors else 1), options.accumulation
-        references, mixed = int(options.objective == "dco"), getattr(options, "mix_probability", 0.0)
-        kind = f"fit {name} rank={rank} mix={mixed:g} rows={rows} accumulation={accumulation} references={references}"
-    else:
-        references, rows, accumulation = 1, retraining.batch, retraining.accumulation
-        kind = f"refit {name} rank={rank} photos={retraining.reference_share:g} rows={rows} accumulation={accumulation}"
+    photos, folder, retraining = photos_of(job.combination), Path(job.out_dir), job.retraining
+    single = None if retraining else options.subject_method(job.combination)
+    work = refit_work(retraining, options.described(), job.combination) if retraining else (single or options).work(job.combination)
     steps, done, alone, besides, grams, pictures = job.steps, _done_steps(folder, job.steps), None, (0, 0), 0, 0
-    if retraining is None and (singles := folders_alone(job, options)) is not None:
-        planned = set() if planned is None else planned
+    if single is not None:
+        planned, own = set() if planned is None else planned, options.work(job.combination)
+        singles = folders_alone(job, options)
         mine = unplanned(singles, planned)
-        together = job.steps - options.steps * len(job.combination.subjects)
-        steps, alone = options.steps * len(mine) + together, len(mine)
-        done = steps if done else sum(_done_steps(single, options.steps, folder) for single in mine)
-        grams, pictures = collected(options, singles, planned), drawn(options, singles, together, planned)
-        besides = rows_besides(options, grams, pictures, together, photos, rows, references)
+        steps, alone = work.steps * len(mine) + own.steps, len(mine)
+        done = steps if done else sum(_done_steps(place, work.steps, folder) for place in mine)
+        once = made_once(own, singles, planned)
+        grams, pictures = sum(thing.gram for thing in once), sum(thing.pictures for thing in once)
+        # Steps of a refinement count as steps of a fit: the difference is put right here.
+        counted = own.steps * work.accumulation * work.rows
+        besides = (sum(t.forward for t in once) + own.forward - counted * (1 + work.references), own.backward - counted)
     return FitWork(
-        owner=owner, kind=kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
-        done_steps=done, accumulation=accumulation, rows=rows, references=references, photos=photos, folder=folder, alone=alone,
-        besides=besides, grams=grams, pictures=pictures, stored=_stored(folder),
+        owner=owner, kind=work.kind, method=job.method, options=options, retraining=retraining, combination=job.combination, steps=steps,
+        done_steps=done, accumulation=work.accumulation, rows=work.rows, references=work.references, photos=photos, folder=folder,
+        alone=alone, besides=besides, grams=grams, pictures=pictures, stored=_stored(folder),
     )  # fmt: skip
-
-
-def _variant(options: Personalization) -> str:
-    """What decides the seconds of a step beside the method's name and numbers, where the name does not say it."""
-    if hasattr(options, "tuning"):
-        return f" {options.tuning}"
-    single = getattr(options, "single", None)
-    return "" if single == getattr(type(options), "single", None) else f" {single}"
 
 
 def _stored(folder: Path) -> bool:
