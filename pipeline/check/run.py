@@ -7,9 +7,8 @@ from pathlib import Path
 from mudi.dataset import Each
 from mudi.records import Combination
 from pipeline.check.folder import FolderReport, check_folder
-from pipeline.settings.benchmark_config import BenchmarkConfig, load_benchmark
-from pipeline.settings.config import RunConfig, load_run
-from pipeline.settings.run_file import read_values
+from pipeline.settings.benchmark_config import BenchmarkConfig, load_plan
+from pipeline.settings.config import RunConfig
 
 Check = Callable[[], object]
 
@@ -20,11 +19,10 @@ def check_run(path: Path, each: Each = map) -> tuple[list[str], list[FolderRepor
     Raises ValueError where the file itself cannot be read as what it is, naming the first place. What only a
     running cluster can tell, such as whether it has the GPUs that are asked for, is left to the run.
     """
-    benchmark = "methods" in read_values(path)
-    config = load_benchmark(path) if benchmark else load_run(path)
+    config = load_plan(path)
     reports = [check_folder(folder, config.queries.get(folder.name), each) for folder in config.combinations]
     combinations = [report.combination for report in reports if report.combination is not None]
-    checks = _benchmark_checks(config, combinations) if benchmark else _run_checks(config, combinations)
+    checks = (_benchmark_checks if isinstance(config, BenchmarkConfig) else _run_checks)(config, combinations)
     return [mistake for mistake in map(_mistake, checks) if mistake], reports
 
 
