@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mudi.dataset import load_combination
 from pipeline import arms
 from pipeline.settings.benchmark_config import benchmark_hash, load_benchmark
 from pipeline.settings.prompt_file import evaluation_prompts, read_prompts, training_prompts
@@ -63,7 +64,8 @@ def test_every_fit_of_every_cell_has_one_job_and_methods_share_its_seed(load, tm
     """Two contents x one combination x three fits: six jobs, three seeds, six folders and labels."""
     config = load(SMALL, "fits=3")
     resolved = arms.resolve(config)
-    jobs = arms.first_fits(config, tmp_path, resolved, arms.load_combinations(config, resolved))
+    combinations = [arms.with_prompts(config, resolved, load_combination(folder)) for folder in config.combinations]
+    jobs = arms.first_fits(config, tmp_path, resolved, combinations)
     assert len({job.out_dir for job in jobs}) == len({job.label for job in jobs}) == len(jobs) == 6
     assert len({job.seed for job in jobs}) == 3
 

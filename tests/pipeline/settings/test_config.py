@@ -35,8 +35,8 @@ def complaint(path: Path, overrides=()) -> str:
 
 
 def test_a_run_file_gets_its_defaults_and_overrides(write):
-    config = load_run(write(GOOD), ["cluster.detect.gpus=0.25", "combinations=[../a/b, c]", "sampling.steps=20", "method.rank=4"])
-    assert config.cluster.detect.gpus == 0.25
+    config = load_run(write(GOOD), ["cluster.workers.gpus=0.25", "combinations=[../a/b, c]", "sampling.steps=20", "method.rank=4"])
+    assert config.cluster.workers.gpus == 0.25
     assert [folder.name for folder in config.combinations] == ["b", "c"]
     assert all(folder.is_absolute() and ".." not in folder.parts for folder in config.combinations)
     assert (config.sampling.steps, config.sampling.guidance_scale) == (20, 5.0)
@@ -64,7 +64,7 @@ def test_a_utf8_byte_order_mark_is_accepted(write):
         ("", ["the run file is empty"]),
         ("- a\n", ["line 1", "is a list"]),
         (GOOD + "sead: 1\n", ["line 6", "unknown key 'sead'", "did you mean 'seed'?"]),
-        (GOOD + "cluster:\n  generate: {gpu: 1}\n", ["line 7", "unknown key 'cluster.generate.gpu'", "did you mean 'gpus'?"]),
+        (GOOD + "cluster:\n  workers: {gpu: 1}\n", ["line 7", "unknown key 'cluster.workers.gpu'", "did you mean 'gpus'?"]),
         (GOOD + "seed: 1\nseed: 2\n", ["line 7", "duplicate key 'seed'", "line 6"]),
         (GOOD + "sampling:\n\tsteps: 3\n", ["line 7, column 1", "a tab"]),
         (GOOD + "prompts: [a\n", ["line 7"]),
@@ -141,8 +141,8 @@ def test_the_hash_follows_results_and_ignores_placement(write):
     path = write(GOOD)
     first = config_hash(load_run(path))
     for same in (
-        "cluster.generate.actors=4",
-        "cluster.generate.cpus=1.5",
+        "cluster.workers.count=4",
+        "cluster.workers.cpus=1.5",
         "runs=elsewhere",
         "name=other",
         "combinations=[moved/cat_and_dog]",
@@ -151,8 +151,8 @@ def test_the_hash_follows_results_and_ignores_placement(write):
         assert config_hash(load_run(path, [same])) == first, same
     for other in (
         "seed=1",
-        "cluster.generate.gpus=1",
-        "cluster.fit.cpus=2",
+        "cluster.workers.gpus=1",
+        "cluster.workers.cpus=2",
         "sampling.batch=4",
         "method.rank=4",
         "keep=3",

@@ -11,18 +11,18 @@ from pipeline.settings.benchmark_config import BenchmarkConfig, benchmark_hash, 
 from pipeline.settings.config import RunConfig, config_hash, deciding, load_run
 
 CONFIGS = ROOT / "jobs" / "configs"
-# Of the files as they stand in CONFIGS: a run of one of them is in somebody's folder under this hash.
+# Of the files in CONFIGS on workers of one thread without a GPU: a run of one of them is in somebody's folder under this hash.
 HASHES = {
     "benchmark_composition.yaml": "a420f6a44b752fabe61456aa775a68afbf36e3bcca8175f011fc25bb264e695c",
     "benchmark_composition_tuning.yaml": "404bda6a5c9767751bc5cd77a40a82b512e0256d0079eecdf863df7f98b73a6e",
-    "benchmark_mcp.yaml": "5a7a23c44e6f0489e58c547e085ffca67201c6f76731029521708a113b1bc161",
+    "benchmark_mcp.yaml": "67797e642259b189c73e790b0f4f521f86650edb983d42afb087baa5a8fd778b",
     "benchmark_mcp_miniature.yaml": "7dbdd181afd56ce938c32d9045e2ffb607a9c88935d54fe5314ada97afabaf9c",
     "benchmark_miniature.yaml": "df4d228819780ea6d58904e2c08239dc4c35e24e4b734a122e532d6828625d06",
-    "benchmark_mudi.yaml": "4f73b9529af8071a13c5f743223285b0db1360ab1a78a679eb2dfe0529441f48",
+    "benchmark_mudi.yaml": "1b828b83130ffbb48393d736d37cf5ef0e45052b7d18d007d8c04cc3bff9e072",
     "benchmark_smoke.yaml": "8ad0a939fdbf3355ee34a1aaf8d99be0ed2c2af94d9685260149bab704c67cf6",
     "benchmark_tuning.yaml": "944e87da16be002b84965169bcddf8ec806454ec0bc0872b64c8786703bd7849",
     "miniature.yaml": "c4fde38b6b73bf557eb1a99bca4924dfea4ee5ee0a82830faeb5121fdfd4935a",
-    "sdxl.yaml": "86cc9dea9057206b213641f1ba1ae7e3dad137188e7bc3def7b81cc95c8c21f2",
+    "sdxl.yaml": "d666a6d011351b1de30c3ec5ceefd75f8a3642e8d879c98d73b26889cf1edf3f",
 }
 
 
@@ -31,7 +31,7 @@ def hash_of(config: RunConfig | BenchmarkConfig) -> str:
 
 
 def test_every_shipped_file_has_its_hash():
-    assert {path.name: hash_of(load_plan(path)) for path in sorted(CONFIGS.glob("*.yaml"))} == HASHES
+    assert {path.name: hash_of(load_plan(path, ["cluster={}"])) for path in sorted(CONFIGS.glob("*.yaml"))} == HASHES
 
 
 @pytest.mark.parametrize(
