@@ -100,6 +100,24 @@ def test_a_report_builds_without_torch_and_ray(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_run_files_are_read_without_torch_and_ray():
+    """A mistake in one is told at once. Only a method's own `sampling`, asked for in a file without mistakes, imports methods."""
+    code = """
+import sys
+from pathlib import Path
+from pipeline.settings import benchmark_config, config, prompt_file, sampling_keys, subjects_file
+for load, name in ((config.load_run, "miniature"), (benchmark_config.load_benchmark, "benchmark_smoke")):
+    try:
+        load(Path(f"jobs/configs/{name}.yaml"), ["sampling.stps=3"])
+    except ValueError as error:
+        assert "did you mean 'steps'" in str(error), error
+    else:
+        raise AssertionError(name)
+sys.exit(bool({"torch", "ray"} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_no_dumping_grounds():
     """A name that says nothing collects everything."""
     banned = {"utils", "util", "helpers", "common", "base", "misc", "manager", "managers"}

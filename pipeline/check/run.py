@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mudi.dataset import Each
 from pipeline.check.folder import FolderReport, check_folder
-from pipeline.settings.load import load_plan
+from pipeline.settings.benchmark_config import load_plan
 
 
 def check_run(path: Path, each: Each = map) -> tuple[list[str], list[FolderReport]]:

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mudi.adapter_folder import MANIFEST
+from mudi.adapter_folder import MANIFEST, work_folder
 from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.options import DRIFT_TIMES, RetrainSettings, Sampling
 from mudi.passes import photos_of, refit_work
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.work_folder import work_folder
 from pipeline import plan
 from pipeline.cost.merge_rows import made_once, unplanned
 from pipeline.workers.fit_job import FitJob, folders_alone

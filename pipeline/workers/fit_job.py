@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from mudi import adapter_folder
+from mudi.adapter_folder import clear_work
 from mudi.backbone import Backbone
 from mudi.methods import METHODS
 from mudi.modular.subject_fits import single_folder
 from mudi.options import RetrainSettings
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination, Report
-from mudi.work_folder import clear_work
 from pipeline.tables import store
 from pipeline.tables.journal import write_whole
 from pipeline.workers.draw import device_name

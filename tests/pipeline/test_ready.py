@@ -7,7 +7,7 @@ from running import opened
 
 from pipeline.check.run import check_run
 from pipeline.ready import ready
-from pipeline.settings.load import load_plan
+from pipeline.settings.benchmark_config import load_plan
 from tests.pipeline.test_benchmark import FILE
 from tests.pipeline.test_rounds import RUN_FILE
 

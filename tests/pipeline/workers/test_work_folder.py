@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from running import quiet
 
+from mudi.adapter_folder import work_folder
 from mudi.fit import FitSettings
 from mudi.options import RetrainSettings
 from mudi.retrain import retrain
-from mudi.work_folder import work_folder
 from pipeline import assignments
 from pipeline.workers.fit_job import fit
 from pipeline.workers.loaded import Loaded
