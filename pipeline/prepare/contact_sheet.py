@@ -3,13 +3,10 @@
 Captions and file names are a user's text: the page escapes all of it and forbids scripts.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from mudi.user_files.photos import read_both
@@ -18,9 +15,10 @@ from pipeline.prepare.photos import PreparedPhoto
 from pipeline.prepare.record import SkippedRecord
 from pipeline.prepare.sheet_picture import Cell, Heading, sheet_picture
 from pipeline.settings.subjects_file import SubjectsFile
+from pipeline.templates.page import page, webp_address
 
 PAGE, PICTURE = "contact_sheet.html", "contact_sheet.png"
-SIDE = 420
+SIDE, QUALITY = 420, 80
 ORIGINS = {
     "hinted": "mask cut out where subjects.yaml says",
     "source": "mask from the source folder",
@@ -52,19 +50,17 @@ def write_sheets(
     """Writes contact_sheet.html and contact_sheet.png into `folder`; a photo takes about 20 kB in each."""
     shown = [_drawn(photo) for photo in photos]
     cards = [card for card, _ in shown]
-    templates = FileSystemLoader(Path(__file__).parents[1] / "templates")
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("contact_sheet.html.j2").render(
-        title=title,
-        file=file,
-        looks=[card for card in cards if card.doubts],
-        cards={key: [card for card in cards if card.subject == key] for key in file.subjects},
-        skipped=skipped,
-        removed=removed,
-        count=len(cards),
-        masked=sum(card.usable for card in cards),
-    )
-    (folder / PAGE).write_text(page, encoding="utf-8")
+    content = {
+        "title": title,
+        "file": file,
+        "looks": [card for card in cards if card.doubts],
+        "cards": {key: [card for card in cards if card.subject == key] for key in file.subjects},
+        "skipped": skipped,
+        "removed": removed,
+        "count": len(cards),
+        "masked": sum(card.usable for card in cards),
+    }
+    (folder / PAGE).write_text(page("contact_sheet.html.j2", content), encoding="utf-8")
     sheet_picture(_rows(title, file, shown, skipped)).save(folder / PICTURE, format="PNG", optimize=True)
 
 
@@ -76,7 +72,7 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
     card = Card(
         name=photo.name,
         subject=photo.subject,
-        source=_webp(picture),
+        source=webp_address(picture, QUALITY),
         width=picture.width,
         height=picture.height,
         caption=photo.caption,
@@ -118,9 +114,3 @@ def _rows(
         rows.append(Heading(text="Skipped files"))
         rows += [Heading(text="", small=f"{row.subject}/{row.file}: {row.reason}") for row in skipped]
     return rows
-
-
-def _webp(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

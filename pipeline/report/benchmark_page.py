@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.report import charts
@@ -20,6 +19,7 @@ from pipeline.report.tables import benchmark
 from pipeline.tables import store
 from pipeline.tables.journal import publish
 from pipeline.tables.run_folder import read_run
+from pipeline.templates.page import page
 
 PAPER_BACKBONES = ("stable-diffusion-xl-base-1.0", "sdxl-base-1.0")
 # Short title and what it measures; a metric that is not here is shown by its own name.
@@ -66,10 +66,8 @@ def write_benchmark_report(run_dir: Path) -> Path:
 
 def benchmark_page(run_dir: Path, result: Benchmark, budget: int = BUDGET) -> str:
     """The page that shows `result` with pictures from the run's tables, as many as `budget` bytes hold."""
-    templates = FileSystemLoader(Path(__file__).parents[1] / "templates")
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "title": _title, "breakable": _breakable, "seconds": _seconds}
-    return environment.get_template("benchmark.html.j2").render(_content(run_dir, result, budget))
+    content = _content(run_dir, result, budget)
+    return page("benchmark.html.j2", content, number=number, title=_title, breakable=_breakable, seconds=_seconds)
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pipeline.plan import WATCHED
 from pipeline.report.scores import DRIFT, load_scores
 from pipeline.report.statistics import KEYS, Estimate, NothingInCommonError, difference, paired_bootstrap, show
-from pipeline.report.summary import NARROWEST
+from pipeline.report.text import bare_table, wide_console
 from pipeline.tables import store
 from pipeline.tables.run_folder import read_run
 
@@ -80,9 +78,8 @@ def print_comparison(
 ) -> None:
     """Prints what `compare` finds as a table."""
     results = compare(run_a, run_b, metric, method_a, method_b)
-    console = console or Console(width=max(NARROWEST, Console().width))
-    title = f"B minus A, mean and 95 % interval of pairs of one seed. A: {run_a}, B: {run_b}"
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    console = console or wide_console()
+    table = bare_table(f"B minus A, mean and 95 % interval of pairs of one seed. A: {run_a}, B: {run_b}")
     rounds = any(result.round is not None for result in results)
     for heading in ("arm", *(["round"] if rounds else []), "score", "difference", "", "pairs", "only A", "only B"):
         table.add_column(heading, justify="left" if heading in ("arm", "score", "") else "right", overflow="fold")
