@@ -1,4 +1,4 @@
-"""The contact sheet: every photo with its mask, what to look at first, as one offline page and as one picture.
+"""The contact sheet, as one offline page and as one picture: every photo with its mask, doubtful ones first.
 
 Captions and file names are a user's text: the page escapes all of it and forbids scripts.
 """
@@ -12,15 +12,16 @@ from PIL import Image
 from mudi.user_files.photos import read_both
 from pipeline.prepare.mask_picture import Marks, mask_picture
 from pipeline.prepare.photos import PreparedPhoto
-from pipeline.prepare.record import SkippedRecord
+from pipeline.prepare.record import Skipped
 from pipeline.prepare.sheet_picture import Cell, Heading, sheet_picture
+from pipeline.prepare.words import phrase_of
 from pipeline.settings.subjects_file import SubjectsFile
 from pipeline.templates.page import page, webp_address
 
 PAGE, PICTURE = "contact_sheet.html", "contact_sheet.png"
 SIDE, QUALITY = 420, 80
 ORIGINS = {
-    "hinted": "mask cut out where subjects.yaml says",
+    "hinted": "mask made from the box or points in subjects.yaml",
     "source": "mask from the source folder",
     "hand": "mask painted by hand",
 }
@@ -28,7 +29,7 @@ ORIGINS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A photo as the sheet shows it. source: a `data:` address; origin: whence its mask is; box: a line on the box used."""
+    """A photo as the sheet shows it. source: a `data:` address; origin: a line on the mask's maker; from_file: its first name."""
 
     name: str
     subject: str
@@ -44,7 +45,7 @@ class Card:
 
 
 def write_sheets(
-    folder: Path, title: str, file: SubjectsFile, photos: Sequence[PreparedPhoto], skipped: Sequence[SkippedRecord],
+    folder: Path, title: str, file: SubjectsFile, photos: Sequence[PreparedPhoto], skipped: Sequence[Skipped],
     removed: Sequence[str],
 ) -> None:  # fmt: skip
     """Writes contact_sheet.html and contact_sheet.png into `folder`; a photo takes about 20 kB in each."""
@@ -87,16 +88,16 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
 
 def _origin(photo: PreparedPhoto) -> str:
     if photo.given_mask:
-        return ORIGINS[photo.record.mask.origin] + ("; what subjects.yaml says of its place is not used" if photo.hinted else "")
+        return ORIGINS[photo.record.mask.origin] + ("; box and points in subjects.yaml are not used" if photo.hinted else "")
     if photo.hinted:
         return ORIGINS["hinted"]
     return f"mask from the box found, confidence {photo.record.boxes[0].confidence:.2f}"
 
 
 def _rows(
-    title: str, file: SubjectsFile, shown: Sequence[tuple[Card, Image.Image]], skipped: Sequence[SkippedRecord]
+    title: str, file: SubjectsFile, shown: Sequence[tuple[Card, Image.Image]], skipped: Sequence[Skipped]
 ) -> list[Heading | list[Cell]]:  # fmt: skip
-    """The picture's content from top to bottom: what to look at, then every subject, then what was skipped."""
+    """The picture's content from top to bottom: doubtful photos, then every subject, then skipped files."""
 
     def cell(card: Card, picture: Image.Image) -> Cell:
         reason = ("" if card.usable else "no mask: ") + "; ".join(card.doubts)
@@ -108,7 +109,7 @@ def _rows(
     if looks:
         rows += [Heading(text="Needs a look", alarm=True), looks]
     for key, entry in file.subjects.items():
-        rows.append(Heading(text=f"{entry.identifier} {entry.class_noun}", small=f"{key}, detector asked for “{entry.query}”"))
+        rows.append(Heading(text=phrase_of(entry), small=f"{key}, detector asked for “{entry.query}”"))
         rows.append([cell(card, picture) for card, picture in shown if card.subject == key and not card.doubts])
     if skipped:
         rows.append(Heading(text="Skipped files"))

@@ -1,6 +1,6 @@
-"""A run as one HTML file that works offline: what changed from round to round, in numbers and in pictures.
+"""A self-training run as one HTML file that works offline: its rounds in numbers and in pictures.
 
-Built from the run's tables alone, without models, so it can be written on a laptop and during a run.
+The page is built from the run's tables alone, without models, so it can be written on a laptop and during a run.
 """
 
 import json
@@ -85,7 +85,7 @@ def _spread(group: pd.DataFrame) -> list[Any]:
 
 
 def _watched_grid(frame: pd.DataFrame) -> tuple[list[tuple[str, dict[int, Any]]], int]:
-    """Rows of one prompt and seed with their images by round, and how many rows did not fit."""
+    """Rows of one prompt and seed with their images by round, and the number of rows that did not fit."""
     cells = frame.sort_values(["combination", "prompt_id", "index", "round"]).groupby(["combination", "prompt_id", "index"], sort=False)
     grid = []
     for (combination, _, index), group in cells:

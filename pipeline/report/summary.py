@@ -1,4 +1,4 @@
-"""What the rounds of a run achieved, with intervals, read from its tables alone.
+"""The rounds of a self-training run in numbers with intervals, read from its tables alone.
 
 Images of one prompt resemble one another, so counting each as independent makes intervals far too narrow.
 Intervals here come from a cluster bootstrap: prompts are drawn with replacement, then images within each
@@ -49,7 +49,7 @@ class RoundRow:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchedRow:
-    """How the watched images changed from the round before, same prompt and same seed paired."""
+    """The change of the watched images from the round before, paired by prompt and seed."""
 
     round: int
     difference: Estimate
@@ -71,7 +71,7 @@ class Summary:
 
 
 def summarise(run_dir: Path, metric: str | None = None) -> Summary:
-    """The summary of a run by one metric, by default the one its candidates were selected by.
+    """The summary of a run by one metric, by default the one that selected its candidates.
 
     Works on a run in progress: rounds not yet begun have no row. Raises ValueError for a metric that the
     run has not computed.
@@ -107,7 +107,7 @@ def load_frame(run_dir: Path, metric: str) -> pd.DataFrame:
 
 
 def cluster_bootstrap(values: Sequence[float], clusters: Iterable, seed: int = 0) -> Estimate:
-    """The mean of values and its 95 % interval, `clusters` naming the prompt that each value belongs to.
+    """The mean of values and its 95 % interval; `clusters` names the prompt of each value.
 
     With one cluster this is the ordinary bootstrap over images. The same input gives the same interval.
     """
@@ -151,10 +151,10 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
 
 
 def print_stages(run_dir: Path, console: Console | None = None) -> None:
-    """Prints where the time of each published round went, in seconds.
+    """Prints the seconds of each published round by stage.
 
-    fit and sweep are wall time, the sweep's start of Ray workers and loading of models included; generate,
-    detect and compare are what these were busy for, and overlap. A round that was resumed shows its last start.
+    fit and sweep are wall time; the sweep includes the start of Ray workers and the loading of models. generate,
+    detect and compare are busy times and overlap. A resumed round shows its last start.
     """
     console = console or wide_console()
     table = bare_table("seconds")

@@ -1,8 +1,7 @@
 """A benchmark's numbers, from the tables of its run folder alone: cells, claims with verdicts, validity, costs.
 
 Scores are compared on images of one seed, and every interval draws combinations, fits and prompts anew
-(`statistics.paired_bootstrap`). What is planned and not there is named; a mean that lacks a whole combination
-is not given.
+(`statistics.paired_bootstrap`). Gaps in the plan are named; a mean that lacks a whole combination is not given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,12 +76,12 @@ def benchmark(run_dir: Path) -> Benchmark:
 
 
 def print_benchmark(run_dir: Path, console: Console | None = None) -> None:
-    """Prints the tables of a benchmark, finished or not: its cells, claims, validity, costs, and what is missing."""
+    """Prints the tables of a benchmark, finished or not: its cells, claims, validity, costs and gaps."""
     print_tables(benchmark(run_dir), console)
 
 
 def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
-    """What an interval of better minus worse says of the claim that it exceeds -margin."""
+    """The verdict on the claim that better minus worse, of which `estimate` is given, exceeds -margin."""
     if estimate.low is None or estimate.high is None:
         return "undecided"
     if estimate.low > -margin:
@@ -155,7 +154,7 @@ def _claim(plan: Plan, scores: pd.DataFrame, settings: Mapping[str, Any], higher
 
 
 def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validity]:
-    """Each score against the oracle's success, but for the oracle's own, which would be judged by themselves."""
+    """Each score against the oracle's success; the oracle's own scores are left out, since they would judge themselves."""
     known = scores.dropna(subset=["value"])
     truth = known[known["metric"] == TRUTH][["candidate_id", "value"]].rename(columns={"value": "truth"})
     found = []
@@ -180,7 +179,7 @@ def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validit
 
 def _cost(method: str, fits: pd.DataFrame, images: pd.DataFrame) -> Cost:
     mine, drawn = fits[fits["method"] == method], images[images["method"] == method]
-    # An arm that shares an adapter costs what its maker's fit did.
+    # The fit of a shared adapter counts for every arm that uses it.
     made = fits.dropna(subset=["seconds"]).set_index(["combination", "adapter_sha256"])["seconds"].to_dict()
     keys = mine[["combination", "adapter_sha256"]].itertuples(index=False, name=None)
     seconds = [made[key] for key in keys if key in made]

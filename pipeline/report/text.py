@@ -28,7 +28,7 @@ def bare_table(title: str) -> RichTable:
 
 
 def markdown(benchmark: Benchmark) -> str:
-    """Every table, the claims with their verdicts, validity and costs as Markdown, what is missing first.
+    """Gaps first, then every table, the claims with their verdicts, validity and costs as Markdown.
 
     Means are followed by 95 % intervals. The paper's numbers have columns of their own.
     """
@@ -42,7 +42,7 @@ def markdown(benchmark: Benchmark) -> str:
 
 
 def print_tables(benchmark: Benchmark, console: Console | None = None) -> None:
-    """Prints what `markdown` writes, to a terminal; a table too wide for it goes on below with its next columns."""
+    """Prints the tables and gaps to a terminal; a table that is too wide for it goes on below with its next columns."""
     console = console or wide_console()
     for title, headings, rows in _grids(benchmark):
         for number, columns in enumerate(_pages(headings, rows, console.width)):
@@ -57,7 +57,7 @@ def print_tables(benchmark: Benchmark, console: Console | None = None) -> None:
 
 
 def _pages(headings: list[str], rows: list[list[str]], width: int) -> list[list[int]]:
-    """Which columns are printed together: as many as fit, the first repeated on every page. Headings may wrap, numbers not.
+    """The columns of each page: as many as fit, the first column on every page. Headings may wrap, numbers not.
 
     A table of few columns is one page: its words can wrap.
     """
