@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.plan import WATCHED
+from mudi.text.prompts import WATCHED
 from pipeline.report.scores import DRIFT, load_scores
 from pipeline.report.statistics import KEYS, Estimate, NothingInCommonError, difference, paired_bootstrap, show
 from pipeline.report.text import bare_table, wide_console

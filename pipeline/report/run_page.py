@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.plan import WATCHED
+from mudi.text.prompts import WATCHED
 from pipeline.report import charts
 from pipeline.report.pictures import SIDES, Picture, data_address, judgement, picture
 from pipeline.report.statistics import show

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from pipeline.plan import WATCHED
+from mudi.text.prompts import WATCHED
 from pipeline.report.statistics import Estimate, show
 from pipeline.report.text import bare_table, wide_console
 from pipeline.tables import store
