@@ -11,6 +11,7 @@ from places import ROOT
 FILES = sorted(path for top in ("mudi", "pipeline", "jobs") for path in (ROOT / top).rglob("*.py"))
 # The rooms of the pipeline in their order: a file imports from its own room and from those to the left of it.
 ROOMS = (
+    ("templates",),
     ("settings",),
     ("tables",),
     ("plan",),
