@@ -22,14 +22,15 @@ QUICK = {"steps": 3, "batch": 2, "accumulation": 1, "learning_rate": 1e-2, "samp
 FIT = {name: value for name, value in QUICK.items() if name != "sampling"}
 REFINE = {"steps": 2, "batch": 2, "accumulation": 1, "images": 1, "sample_steps": 8, "guidance_scale": 2.0}
 DCO = {"objective": "dco"}
+RECIPE = {"single": {**FIT, **DCO, "rank": 4}, "sampling": SAMPLING}
 # By name: the values of a short fit; recipes of parts have them in their parts.
 SHORT = {
-    **dict.fromkeys(("mudi", "dreambooth", "cut_mix", "custom_diffusion", "concept_conductor"), {**QUICK, **DCO, "rank": 4}),
+    **{name: {**QUICK, **DCO, "rank": 4} for name in ("mudi", "dreambooth", "cut_mix", "custom_diffusion", "concept_conductor")},
     "textual_inversion": QUICK,
     "cones2": {**QUICK, "rank": 4},
-    **dict.fromkeys(("modular", "merged_loras", "custom_diffusion_merged"), {"single": {**FIT, **DCO, "rank": 4}, "sampling": SAMPLING}),
+    **dict.fromkeys(("modular", "merged_loras", "custom_diffusion_merged"), RECIPE),
     "mix_of_show": {"single": {**FIT, "rank": 4}, "sampling": SAMPLING},
-    "mudi_modular": {"single": {**FIT, **DCO, "rank": 4}, "refine": REFINE, "sampling": SAMPLING},
+    "mudi_modular": {**RECIPE, "refine": REFINE},
 }
 
 
