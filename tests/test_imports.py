@@ -119,6 +119,13 @@ sys.exit(bool({"torch", "ray"} & set(sys.modules)))
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_methods_and_metrics_declare_without_what_computes():
+    """A driver, a plan and a page read declarations; the seconds of the libraries behind them are in `mudi.methods`."""
+    heavy = {"torch", "transformers", "diffusers", "peft", "scipy"}
+    code = f"import sys, mudi.methods.keys, mudi.metrics, mudi.modular.subject_fits; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_no_dumping_grounds():
     """A name that says nothing collects everything."""
     banned = {"utils", "util", "helpers", "common", "base", "misc", "manager", "managers"}

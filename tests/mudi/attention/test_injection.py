@@ -11,7 +11,7 @@ from mudi.attention.concept_prompts import base_text, own_text
 from mudi.attention.injection import ConceptPath, grid_of, injected
 from mudi.backbone import Concept
 from mudi.diffusion import predict
-from mudi.merging.gathered import gather
+from mudi.methods.concept_conductor import gather
 from mudi.options import LoraSettings, Sampling
 from mudi.records import Prompt
 from mudi.sampling import draw

@@ -96,7 +96,7 @@ def test_a_merge_of_fits_that_another_arm_makes_has_no_rate_of_its_own(tmp_path)
     second has no step to divide by."""
     path = tmp_path / "benchmark.yaml"
     path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
-    arms_of = "{sum: {method: merged_loras, steps: 2, rank: 2, objective: denoising}, fused: {like: sum, merge: fusion}}"
+    arms_of = "{sum: {method: merged_loras, single: {steps: 2, rank: 2, objective: denoising}}, fused: {like: sum, merge: {name: fusion}}}"
     config = load_benchmark(path, ["fits=1", f"methods={arms_of}", "defaults={}", "metrics=[detect_and_compare]"])
     assert "nothing to compare" in finished(config)
     fit, fused = workload_of(config).fits

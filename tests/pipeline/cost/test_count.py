@@ -8,8 +8,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from mudi.adapter_folder import read_manifest
-from mudi.methods import METHODS
 from mudi.options import LayoutGuidance, Sampling
 from mudi.sampling import draw
 from pipeline import arms, assignments, rounds
@@ -24,7 +22,6 @@ from pipeline.settings.benchmark_config import load_benchmark, load_plan
 from pipeline.settings.config import load_run
 from pipeline.tables import journal, store
 from pipeline.tables.run_folder import open_run
-from pipeline.workers.fit_job import run_job
 from pipeline.workers.in_process import PLAIN
 from tests.pipeline.test_benchmark import FILE
 from tests.pipeline.test_rounds import RUN_FILE, SMALL
@@ -91,7 +88,7 @@ def test_grams_and_pictures_of_subjects_are_sized_where_they_are_made(tmp_path, 
     """Fusion of two SDXL subjects: two Grams (test_grams). MuDI's refinement: 5 pictures each out of a batch of 8, 3 x 1024^2 bytes raw,
     at most two batches. Without refinement there are none of these, and a sum has no Grams either. The plan names both."""
     sizes = {}
-    for options in ("", "refine_steps: 0", "merge: sum, refine_steps: 0"):
+    for options in ("", "refine: null", "merge: {name: sum}, refine: null"):
         config = sdxl(tmp_path, f"method={{name: mudi_modular, {options}}}", "rounds=0")
         workload, architecture = workload_of(config), architecture_of(config)
         found = disk(workload, architecture, None, config.cluster, 2)
@@ -107,10 +104,10 @@ def test_grams_and_pictures_of_subjects_are_sized_where_they_are_made(tmp_path, 
 def test_grams_are_counted_where_a_sum_has_fitted_the_subjects_before(tmp_path):
     """The two subjects' fits count with the sum, Grams and pictures with the arms that make them: fusion, refinement, Grams of other
     tokens. A second refinement, which differs in its length alone, makes none."""
-    fusion = "{like: a, merge: fusion}"
+    fusion = "{like: a, merge: {name: fusion}}"
     arms = {
-        "a": "{method: merged_loras, steps: 60}", "b": fusion, "c": "{method: mudi_modular, steps: 60}",
-        "d": "{like: c, refine_steps: 9}", "e": "{like: b, kv_positions: concept}",
+        "a": "{method: merged_loras, single: {steps: 60}}", "b": fusion, "c": "{method: mudi_modular, single: {steps: 60}}",
+        "d": "{like: c, refine: {steps: 9}}", "e": "{like: b, merge: {positions: concept}}",
     }  # fmt: skip
     methods = ", ".join(f"{name}: {arm}" for name, arm in arms.items())
     overrides = [f"runs={tmp_path}", f"methods={{{methods}}}", "combinations=[jobs/configs/miniature/two_dogs]", "tables=[]", "claims=[]"]
@@ -166,42 +163,6 @@ def test_a_file_with_methods_is_a_benchmark():
     assert type(load_plan(Path("jobs/configs/miniature.yaml"))).__name__ == "RunConfig"
     with pytest.raises(ValueError, match="no such run file"):
         load_plan(Path("none.yaml"))
-
-
-LEFT_OUT = {"custom_diffusion_merged"}
-SMALLEST = {
-    **{name: ("rank=2",) for name in METHODS if name not in {"textual_inversion", *LEFT_OUT}},
-    "textual_inversion": (),
-    "mix_of_show": ("rank=2", "class_row=false"),
-    "mudi_modular": ("rank=2", "refine_steps=0", "merge=svd", "merge_rank=3"),
-    "merged_loras union": ("single=textual_inversion",),
-    "merged_loras values": ("single=custom_diffusion", "rank=2", "merge=fusion", "neutral_weight=0.5"),
-    "merged_loras refined": (
-        "single=ed_lora", "rank=2", "class_row=false", "merge=svd", "merge_rank=3", "refine_steps=1", "self_images=1", "self_steps=8",
-    ),
-}  # fmt: skip
-FITTED_BEFORE = ("steps=1", "batch=1", "accumulation=1", "objective=denoising", "descriptive_class=false")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SMALLEST))
-def test_the_files_of_every_methods_adapter_are_as_large_as_planned(tmp_path, name):
-    """To the byte, after a fit of one step; a constrained merge is left out, whose rank comes from its words."""
-    method = [f"method={{name: {name.split()[0]}}}", *(f"method.{option}" for option in (*FITTED_BEFORE, *SMALLEST[name]))]
-    layout = ["sampling.layout=given"] if name == "concept_conductor" else []
-    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *method, *layout, "rounds=0"])
-    (fit,) = workload_of(config).fits
-    trained, planned = adapter_numbers(fit, architecture_of(config))
-    (job,) = assignments.first_fits(config, open_run(config), assignments.load_combinations(config))
-    run_job(job, "cpu")
-    files = list(tmp_path.rglob("*.safetensors"))
-    collected = [path.stat().st_size for path in files if ".grams" in str(path)]
-    assert planned == sum(path.stat().st_size for path in files) - sum(collected)
-    architecture = architecture_of(config)
-    assert len(collected) == fit.grams
-    assert 0 <= sum(collected) - disk(workload_of(config), architecture, None, config.cluster, 2).grams <= 16_384 * fit.grams
-    if fit.alone is None or name == "merged_loras refined":
-        assert trained == read_manifest(Path(job.out_dir))["parameters"]
 
 
 @pytest.mark.slow
