@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from double import ROUNDING
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -81,7 +82,10 @@ def test_a_sum_predicts_as_the_base_model_with_both_updates(miniature, tmp_path,
 
 
 def test_svd_at_the_sum_of_the_ranks_is_the_sum_and_at_fewer_the_best_approximation(miniature, tmp_path, two_dogs):
-    """Eckart and Young: the squared error at rank 2 is the sum of the squared singular values behind the second."""
+    """Eckart and Young: the squared error at rank 2 is the sum of the squared singular values behind the second.
+
+    The matrices are float32: a decomposition is exact for an update that differs from the given one by some roundings of its
+    largest singular value."""
     pair = [single(miniature, tmp_path / "a", 1), single(miniature, tmp_path / "b", 2)]
     changes = {}
     for name, merge in (("sum", Sum()), ("whole", Svd()), ("low", Svd(rank=2))):
@@ -89,9 +93,9 @@ def test_svd_at_the_sum_of_the_ranks_is_the_sum_and_at_fewer_the_best_approximat
         _, state = adapters.read_lora(merged)
         layer = next(key.removesuffix(".lora_A.weight") for key in state)
         changes[name] = state[f"{layer}.lora_B.weight"].double() @ state[f"{layer}.lora_A.weight"].double()
-    torch.testing.assert_close(changes["whole"], changes["sum"], atol=1e-6, rtol=1e-5)
-    behind = torch.linalg.svdvals(changes["sum"])[2:]
-    assert (changes["low"] - changes["sum"]).norm().item() == pytest.approx(behind.norm().item(), rel=1e-4)
+    singular = torch.linalg.svdvals(changes["sum"])
+    torch.testing.assert_close(changes["whole"], changes["sum"], atol=10 * ROUNDING * float(singular[0]), rtol=0)
+    assert (changes["low"] - changes["sum"]).norm().item() == pytest.approx(singular[2:].norm().item(), rel=1e-4)
 
 
 def test_the_fusion_of_equal_loras_is_that_lora(miniature, tmp_path, two_dogs):
