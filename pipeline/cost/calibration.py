@@ -1,27 +1,27 @@
-"""Rates: seconds and bytes that were measured on a type of device, stored beside the runs, for plans to multiply.
+"""Rates: seconds and bytes that runs measured on a type of device, stored beside the runs, for plans to multiply.
 
 A calibration is one JSON file a device type and setting, `RUNS/_calibration/DEVICE-DIGEST.json`; the digest is of what
 all its rates depend on (backbone, precision, resolution, threads), the rest stands in the name of each rate:
 
     fit mudi rank=16 mix=0.3 rows=6 ...   seconds of an optimiser step; `other`: of all else in a fit but loading
+    refit ..., refine ...                 the same of refits and of refinements of merges
+    merge ..., gather ...                 seconds of a whole merge without steps
     draw batch=8 guided shifted           seconds of a call of the UNet for a chunk; `other`: of all around the calls
-    draw batch=8 guided shifted steps=25  seconds of a whole chunk, as runs measure it
-    detect NAME, compare NAME, judge NAME seconds a picture; runs measure the metrics of a benchmark together
-    load backbone, load scorers           seconds, imports of a fresh process included
-    start sweep                           seconds from the start of a sweep to its first picture, as runs measure it
+    detect NAME, compare NAME, judge NAME seconds a picture; metrics of a benchmark are measured together
+    start run                             seconds from the start of a run to its first piece of work
     png                                   bytes a picture
 
-Rates come from two steps (`pipeline/cost/measure.py`) or from a whole run (`pipeline/learning.py`); the newer one replaces.
+Names that no plan asks for stay where they are.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mudi.adapter_size import Architecture, known_architecture
+from mudi.adapter_size import known_architecture
 from pipeline.assignments import located
 from pipeline.settings.benchmark_config import BenchmarkConfig
 from pipeline.settings.config import RunConfig, workers_of
@@ -29,7 +29,7 @@ from pipeline.tables.journal import publish
 from pipeline.tables.run_folder import run_folder
 
 FOLDER, VERSION = "_calibration", 1
-STEP_LOAD, SCORERS_LOAD, SWEEP_START, PNG = "load backbone", "load scorers", "start sweep", "png"
+START, PNG = "start run", "png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +56,14 @@ class Calibration:
         return Calibration(device=self.device, settings=self.settings, rates={**self.rates, **rates})
 
 
-def architecture_of(config: RunConfig | BenchmarkConfig) -> Architecture:
-    """What is known of the run's backbone without loading or fetching it."""
-    return known_architecture(config.models.backbone)
-
-
 def settings_of(config: RunConfig | BenchmarkConfig) -> dict:
     """What all rates of a calibration depend on."""
-    workers = workers_of(config.model_dump(mode="json")["cluster"])
-    workers["judge"] = {"cuda": config.cluster.judge.gpus > 0, "threads": max(1, int(config.cluster.judge.cpus))}
+    stages = workers_of(config.cluster.model_dump(mode="json"))
     return {
         "backbone": located(config.models.backbone),
         "precision": config.precision,
-        "side": architecture_of(config).side,
-        "workers": workers,
+        "side": known_architecture(config.models.backbone).side,
+        "workers": {**stages, "judge": stages["fit"]},
     }
 
 
@@ -107,11 +101,6 @@ def judge_name(config: BenchmarkConfig, *metrics: str) -> str:
     given = config.models.model_dump()
     used = sorted(f"{key}={located(given[key])}" for key in config.models.model_extra)
     return f"judge {' + '.join(sorted(metrics))} {' '.join(used)}".strip()
-
-
-def spread(values: Sequence[float], **more) -> Rate:
-    """The rate that these measurements make."""
-    return Rate(low=min(values), high=max(values), **more)
 
 
 def _digest(settings: Mapping) -> str:

@@ -1,195 +1,264 @@
-"""From a run file and its folder to the work: the jobs and chunks that the run itself would make, none of them started."""
+"""What a run asks for, counted from its list of phases, and how much of it is there already.
 
-import json
-import re
-from collections.abc import Sequence
+UNet passes are counted in rows: one picture once through the network. Guidance doubles them, DCO and the KL term add a pass without
+gradients to each training row, a refit measures its drift at the end. Nothing is written and no weights are read.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from mudi.adapter_folder import MANIFEST, read_manifest
-from mudi.dataset import load_combination
+from mudi.adapter_size import FLOAT32, Architecture, gram_bytes, known_architecture
 from mudi.options import Sampling
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
-from mudi.records import Adapter, Combination, Subject
-from mudi.text import prompts
-from mudi.user_files.requirements import check_levels
+from mudi.records import Combination
+from mudi.work_folder import work_folder
 from pipeline import arms as planning
-from pipeline import assignments
+from pipeline.carry_out import phases_of
 from pipeline.class_priors import FOLDER, needs_of
-from pipeline.cost.workload import PRIORS, DrawWork, JudgeWork, Phase, Workload, draw_works, fit_work, without_work
-from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig
-from pipeline.settings.config import RunConfig
-from pipeline.settings.prompt_file import evaluation_prompts, templates_of
-from pipeline.tables import journal
-from pipeline.tables.read import CHUNK_FILES, BrokenFileError, added_scores, paths, read_file
-from pipeline.tables.run_folder import refuse_another_run, run_folder
-from pipeline.workers.fit_job import FitJob, options_of
+from pipeline.cost.calibration import judge_name
+from pipeline.cost.method_work import Work, adapter_numbers, described, refit_work, subject_method, work
+from pipeline.phases import Draws, Fits, Judgements, Phase, Priors, is_fitted, listed, undrawn, unjudged
+from pipeline.ready import Ready
+from pipeline.settings.benchmark_config import BenchmarkConfig
+from pipeline.workers.fit_job import FitJob, folders_alone, options_of, place_of
+
+LEFT_OUT = (
+    "headers and manifests of files, what earlier runs drew or collected beside subjects' fits, candidates that fail, and models that "
+    "a worker loads while others work"
+)
+PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
+# A checkpoint every so many steps, of the numbers and both of Adam's moments; two are kept while a third is written.
+CHECKPOINT_EVERY, CHECKPOINTS, CHECKPOINT_COPIES = 200, 3, 3
+
+Stage = Literal["priors", "fit", "draw", "judge"]
 
 
-def workload_of(config: RunConfig | BenchmarkConfig) -> Workload:
-    """Everything that the run file asks for, with what its run folder has marked as done.
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Sums: `fits` of adapters of combinations, `forward` and `backward` in rows of the UNet, `examples` in training pictures, priors
+    included, `denoising_steps` of pictures, which guidance does not double, `scores` of pictures by further metrics."""
 
-    A combination folder that is not here is counted as the subjects that its prompts name, or two, without photos, and said
-    in `assumed`. ValueError if the run folder holds a run with other settings, which a start would refuse to go on with.
+    fits: int = 0
+    steps: int = 0
+    examples: int = 0
+    forward: int = 0
+    backward: int = 0
+    prior_pictures: int = 0
+    pictures: int = 0
+    denoising_steps: int = 0
+    scores: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of a fit: bytes of its adapter's numbers and of its checkpoints at most, numbers that it trains at once; of how many subjects
+    it collects Grams and the bytes of one, and how many pictures it lets subjects' own fits draw."""
+
+    adapter: int = 0
+    checkpoints: int = 0
+    trained: int = 0
+    grams: int = 0
+    gram: int = 0
+    drawn: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A fit, a chunk, a batch of class priors, or the further metrics of a chunk.
+
+    kind: the name of its rate; `units` are left of it, in steps, calls of the UNet or pictures. place: the adapter's folder or the
+    chunk's id. share: of a whole chunk. begun: whether a fit goes on from a checkpoint.
     """
-    absent = [folder for folder in config.combinations if not folder.is_dir()]
-    combinations = [
-        _placeholder(config, folder.name) if folder in absent else load_combination(folder, config.queries.get(folder.name))
-        for folder in config.combinations
-    ]
-    run_dir = run_folder(config.runs, config.name)
-    if isinstance(config, RunConfig):
-        refuse_another_run(config, run_dir)
-    count = f"{len(absent)} of {len(config.combinations)} combination folders"
-    counted = "counted as the subjects that their prompts name, or two, without photos"
-    notes = (f"{count} are not here (first {absent[0]}): {counted}",) if absent else ()
-    build = _of_benchmark if isinstance(config, BenchmarkConfig) else _of_selftraining
-    phases, shared = build(config, combinations, run_dir)
-    return Workload(name=config.name, phases=tuple(phases), shared=shared, assumed=notes)
+
+    stage: Stage
+    owner: str
+    kind: str
+    place: str
+    whole: Counts
+    left: Counts
+    units: int
+    done: bool
+    share: float = 1.0
+    begun: bool = False
+    sizes: Sizes = Sizes()
 
 
-def refuse(config: RunConfig | BenchmarkConfig) -> None:
-    """Raise ValueError for what a start of the run would refuse, as far as that can be known without weights: what the
-    combinations that are here, or the backbone if it is, lack. A run has asked all this before it plans itself."""
-    here = [load_combination(folder, config.queries.get(folder.name)) for folder in config.combinations if folder.is_dir()]
-    if isinstance(config, BenchmarkConfig):
-        arms = planning.resolve(config)
-        check_levels(config, planning.samplings_of(arms))
-        for combination in here:
-            planning.with_prompts(config, arms, combination)
-        return
-    assignments.check_queries(config)
-    check_levels(config, {"sampling": assignments.sampling_of(config)})
-    for combination in here:
-        assignments.with_prompts(config, combination)
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A phase as tasks, which go side by side; `run_dir` has the tables of its chunks. most: class priors drawn before a run gives up."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    run_dir: Path
+    most: int = 0
 
 
-def _placeholder(config: RunConfig | BenchmarkConfig, name: str) -> Combination:
-    """Stands for photos that are not here yet: the subjects that its prompts name by key, of classes that no other has, or a
-    pair, as most published combinations are."""
-    templates = evaluation_prompts(config, name) if isinstance(config, BenchmarkConfig) else templates_of(config, name)
-    named = dict.fromkeys(key for template in templates for key in re.findall(r"\{([^{}]*)\}", template) if key != "subjects")
-    keys = list(named) if len(named) > 1 else ["a", "b"]
-    subjects = [
-        Subject(key=key, identifier=f"word{i}", class_noun=f"{name} {key}", detection_query="subject", references=())
-        for i, key in enumerate(keys)
-    ]
-    return Combination(key=name, subjects=tuple(subjects))
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """All that a run asks for. `shared`: cells of a benchmark that use another arm's adapter."""
+
+    phases: tuple[Counted, ...]
+    shared: int
+    architecture: Architecture
+
+    def tasks(self, *stages: Stage) -> list[Task]:
+        """The tasks of these stages, of all if none is named."""
+        return [task for phase in self.phases for task in phase.tasks if not stages or task.stage in stages]
 
 
-def _class_priors(config: RunConfig | BenchmarkConfig, jobs: Sequence[FitJob], run_dir: Path) -> list[Phase]:
-    """The phase before the fits, if one of them wants class priors: what lies beside the runs is done, whoever drew it."""
-    unfinished = needs_of([job for job in jobs if not (Path(job.out_dir) / MANIFEST).is_file()], config.cluster)
-    draws, most = [], 0
-    for recipe, need in needs_of(jobs, config.cluster).items():
+def workload_of(run: Ready) -> Workload:
+    """Everything that the run asks for, with what its folder has marked as done."""
+    architecture, seen = known_architecture(run.config.models.backbone), set()
+    counted = (_counted(run, phase, architecture, seen) for phase in listed(phases_of(run)))
+    return Workload(phases=tuple(phase for phase in counted if phase.tasks), shared=_shared(run), architecture=architecture)
+
+
+def total(tasks: Iterable[Task], *, whole: bool = True) -> Counts:
+    """The sum of everything, or of what is not there yet."""
+    return sum((task.whole if whole else task.left for task in tasks), Counts())
+
+
+def _counted(run: Ready, phase: Phase, architecture: Architecture, seen: set) -> Counted:
+    match phase:
+        case Priors():
+            return _class_priors(run, phase)
+        case Fits():
+            tasks = tuple(_fit(run, job, architecture, seen) for job in phase.jobs)
+        case Draws():
+            tasks = _draws(run, phase)
+        case Judgements():
+            tasks = _judgements(run, phase)
+        case _:
+            tasks = ()
+    return Counted(name=phase.name, tasks=tasks, run_dir=getattr(phase, "run_dir", run.run_dir))
+
+
+def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task:
+    """A job; `seen` holds what fits counted before leave beside subjects' own fits, which is made once."""
+    owner = job.label.split()[0] if isinstance(run.config, BenchmarkConfig) else job.method
+    method, combination = run.methods[owner], job.combination
+    if job.start:
+        asked = refit_work(job.retraining, described(method), combination)
+    elif job.alone:
+        asked = work(subject_method(method, combination), _only(combination, job.alone), alone=True)
+    else:
+        asked = work(method, combination)
+    places = dict.fromkeys(folders_alone(job, options_of(job))) if asked.once else ()
+    once = {(place, thing.name): thing for thing in asked.once for place in places if (place, thing.name) not in seen}
+    seen.update(once)
+    done, behind = is_fitted(job), _steps_behind(job)
+    besides, left = sum(thing.forward for thing in once.values()), max(0, asked.steps - behind)
+    trained, size = adapter_numbers(method, architecture, combination, job.alone)
+    kept = max(0, min(CHECKPOINTS, (asked.steps - 1) // CHECKPOINT_EVERY))
+    grams = sum(thing.gram for thing in once.values())
+    sizes = Sizes(
+        adapter=size, trained=trained, checkpoints=kept * CHECKPOINT_COPIES * FLOAT32 * trained, grams=grams,
+        gram=gram_bytes(architecture.unet, method.lora_targets) if grams else 0, drawn=sum(thing.pictures for thing in once.values()),
+    )  # fmt: skip
+    return Task(
+        stage="fit", owner=owner, kind=asked.kind, place=str(place_of(job)), whole=_of_fit(asked, besides, job),
+        left=Counts() if done else _of_fit(replace(asked, steps=left), besides, job), units=left if asked.steps else 1, done=done,
+        begun=behind > 0, sizes=sizes,
+    )  # fmt: skip
+
+
+def _of_fit(asked: Work, besides: int, job: FitJob) -> Counts:
+    backward, forward = asked.backward, asked.forward + besides
+    return Counts(fits=int(not job.alone), steps=asked.steps, examples=backward, forward=forward, backward=backward)
+
+
+def _only(combination: Combination, key: str) -> Combination:
+    return replace(combination, subjects=tuple(subject for subject in combination.subjects if subject.key == key))
+
+
+def _steps_behind(job: FitJob) -> int:
+    """Steps in a checkpoint of the fit; a subject's own keeps them with the combination that it is made for."""
+    place = place_of(job)
+    folders = (work_folder(place), work_folder(work_folder(Path(job.out_dir)) / place.name))
+    return max((int(path.stem.removeprefix("step-")) for folder in folders for path in folder.glob("step-*.safetensors")), default=0)
+
+
+def calls_of(sampling: Sampling) -> int:
+    """Predictions for one chunk: its steps, and those that guidance by layout does again."""
+    guidance = sampling.layout_guidance
+    if guidance is None:
+        return sampling.steps
+    return sampling.steps + guidance.recurrence * min(sampling.steps, guidance.steps or sampling.steps)
+
+
+def rows_of(sampling: Sampling) -> int:
+    """UNet rows of one picture on one path."""
+    return calls_of(sampling) * (1 if sampling.guidance == 1 else 2)
+
+
+def draw_kind(batch: int, sampling: Sampling, paths: int = 1) -> str:
+    """The words that decide the seconds of a call of the UNet for a chunk."""
+    told = {"guided": sampling.guidance != 1, "shifted": sampling.gamma, "by layout": sampling.layout_guidance, f"paths={paths}": paths > 1}
+    return " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
+
+
+def _draws(run: Ready, phase: Draws) -> tuple[Task, ...]:
+    batch, left = run.config.sampling.batch, {chunk.chunk_id for chunk in undrawn(phase)}
+    tasks = []
+    for chunk in phase.chunks:
+        method, pictures = phase.settings.methods[chunk.keys[0].method], len(chunk.keys)
+        sampling, paths = method.sampling, method.paths(phase.settings.combinations[chunk.combination])
+        counts = Counts(
+            forward=pictures * rows_of(sampling) * paths, pictures=pictures, denoising_steps=pictures * sampling.steps
+        )  # fmt: skip
+        tasks.append(
+            Task(
+                stage="draw", owner=chunk.keys[0].method, kind=draw_kind(batch, sampling, paths), place=chunk.chunk_id, whole=counts,
+                left=counts if chunk.chunk_id in left else Counts(), units=calls_of(sampling) * paths, done=chunk.chunk_id not in left,
+                share=pictures / batch,
+            )
+        )  # fmt: skip
+    return tuple(tasks)
+
+
+def _class_priors(run: Ready, phase: Priors) -> Counted:
+    """Batches that give enough if every picture shows its class; what lies beside the runs is done, whoever drew it."""
+    cluster, most, tasks = run.config.cluster.model_dump(mode="json"), 0, []
+    wanted = needs_of([job for job in phase.jobs if not is_fitted(job)], cluster)
+    for recipe, need in needs_of(phase.jobs, cluster).items():
         limit = most_batches(recipe, need)
         most += limit * recipe.batch
-        kept = kept_by_batch(run_dir.parent / FOLDER / recipe.digest, limit)
-        todo = next_batches(kept, unfinished.get(recipe, 0), recipe.batch, limit)
+        kept = kept_by_batch(run.run_dir.parent / FOLDER / recipe.digest, limit)
+        todo = next_batches(kept, wanted.get(recipe, 0), recipe.batch, limit)
         sampling = Sampling(steps=recipe.steps, guidance_scale=recipe.guidance_scale, gamma=0.0)
-        draws += [
-            DrawWork(
-                owner=PRIORS, chunk_id=f"{recipe.digest}-{index}", pictures=recipe.batch, batch=recipe.batch, sampling=sampling,
-                prompt=recipe.text, combination="", done=index not in todo,
+        counts = Counts(
+            forward=recipe.batch * rows_of(sampling), prior_pictures=recipe.batch, denoising_steps=recipe.batch * recipe.steps
+        )  # fmt: skip
+        tasks += [
+            Task(
+                stage="priors", owner=PRIORS, kind=draw_kind(recipe.batch, sampling), place=f"{recipe.digest}/{index}", whole=counts,
+                left=counts if index in todo else Counts(), units=calls_of(sampling), done=index not in todo,
             )
             for index in sorted({*range(-(-need // recipe.batch)), *todo})
         ]  # fmt: skip
-    return [Phase(name=PRIORS, priors=tuple(draws), most_priors=most)] if draws else []
+    return Counted(name=PRIORS, tasks=tuple(tasks), run_dir=run.run_dir, most=most)
 
 
-def _of_selftraining(config: RunConfig, combinations: Sequence[Combination], run_dir: Path) -> tuple[list[Phase], int]:
-    named = [assignments.named_prompts(config, c, templates_of(config, c.key)) for c in combinations]
-    samplings = {config.method.name: assignments.sampling_of(config)}
-    nothing = _kept_nothing(run_dir)
-    jobs = assignments.first_fits(config, run_dir, named)
-    options = options_of(jobs[0])
-    phases = _class_priors(config, jobs, run_dir)
-    alone: set[Path] = set()
-    phases.append(Phase(name="fit", fits=tuple(fit_work(job, job.method, options, alone) for job in jobs)))
-    adapters = [_stored_or_planned(Path(job.out_dir), config.method.name, job.combination.key, 0) for job in jobs]
-    paths = {(config.method.name, combination.key): options.paths(combination) for combination in named}
-    for round in range(config.rounds + 1):
-        chunks = assignments.plan_round(config, named, adapters, round)
-        stored = _stored_ids(run_dir, round)
-        sweep = Phase(name=f"round {round} sweep", draws=draw_works(chunks, samplings, config.sampling.batch, stored, paths=paths))
-        phases.append(without_work(sweep) if journal.read_marker(run_dir, round, "publish") is not None else sweep)
-        if round == config.rounds:
-            return phases, 0
-        kept = {c.key: () if (round, c.key) in nothing else (("id", "prompt"),) * config.keep for c in named}
-        jobs = assignments.refits(config, run_dir, named, adapters, kept, round)
-        phases.append(Phase(name=f"round {round} refit", fits=tuple(fit_work(job, job.method, options) for job in jobs)))
-        made = {j.combination.key: _stored_or_planned(Path(j.out_dir), config.method.name, j.combination.key, round + 1) for j in jobs}
-        adapters = [made.get(adapter.combination, adapter) for adapter in adapters]
-    return phases, 0
+def _judgements(run: Ready, phase: Judgements) -> tuple[Task, ...]:
+    lacking = unjudged(phase)
+    return tuple(
+        Task(
+            stage="judge", owner=chunk.keys[0].method, kind=judge_name(run.config, *lacking.get(chunk.chunk_id, phase.metrics)),
+            place=chunk.chunk_id, whole=Counts(scores=len(chunk.keys) * len(phase.metrics)),
+            left=Counts(scores=len(chunk.keys) * len(lacking.get(chunk.chunk_id, ()))), units=len(chunk.keys),
+            done=chunk.chunk_id not in lacking,
+        )
+        for chunk in (phase.chunks if phase.metrics else ())
+    )  # fmt: skip
 
 
-def _of_benchmark(config: BenchmarkConfig, combinations: Sequence[Combination], run_dir: Path) -> tuple[list[Phase], int]:
-    arms = planning.resolve(config)
-    named = [prompts.fill_prompts(c, evaluation_prompts(config, c.key)) for c in combinations]
-    samplings = {label: arm.options.sampling for label, arm in arms.items()}
-    paths = {(label, combination.key): arm.options.paths(combination) for label, arm in arms.items() for combination in named}
-    cells = [(arm, c.key, fit) for arm in arms.values() for c in named for fit in range(config.fits)]
-    folders = {(a.label, key, fit): planning.adapter_folder(run_dir, config, arms, a, key, fit) for a, key, fit in cells}
-    owners: dict[str, str] = {}
-    for (label, _, _), folder in folders.items():
-        owners.setdefault(str(folder), label)
-    adapters = {cell: _stored_or_planned(folder, cell[0], cell[1], 0) for cell, folder in folders.items()}
-    first = planning.first_fits(config, run_dir, arms, named)
-    # A refit's own folder has its arm for an owner; the fit that it starts from may be no arm's pictures, and is its `of`'s.
-    options = {job.out_dir: options_of(job) for job in first}
-    phases = _class_priors(config, first, run_dir)
-    alone: set[Path] = set()
-    works = tuple(fit_work(j, owners.get(j.out_dir, j.label.split()[0]), options[j.out_dir], alone) for j in first)
-    phases.append(Phase(name="fit", fits=works))
-    refitted = [arm for arm in arms.values() if arm.refit]
-    if refitted:
-        pool, nothing = planning.pool_dir(run_dir), _kept_nothing(run_dir)
-        chunks = planning.pool_chunks(config, arms, named, adapters)
-        stored = _stored_ids(pool, 0)
-        phases.append(Phase(name="pool", draws=draw_works(chunks, samplings, config.sampling.batch, stored, paths=paths)))
-        kept = {(a.label, k, f): () if (a.label, k, f) in nothing else (("id", "prompt"),) * a.refit.keep for a, k, f in cells if a.refit}
-        jobs = planning.refits(config, run_dir, arms, named, adapters, kept)
-        phases.append(Phase(name="refit", fits=tuple(fit_work(j, owners[j.out_dir], arms[owners[j.out_dir]].options) for j in jobs)))
-        adapters = {cell: adapter for cell, adapter in adapters.items() if kept.get(cell, True)}
-    chunks = planning.evaluation_chunks(config, arms, named, adapters)
-    draws = draw_works(chunks, samplings, config.sampling.batch, _stored_ids(run_dir, 0), paths=paths)
-    phases.append(Phase(name="pictures", draws=draws))
-    phases.append(Phase(name="metrics", judged=_judged(config, run_dir, draws)))
-    return phases, len(cells) - len(owners)
-
-
-def _judged(config: BenchmarkConfig, run_dir: Path, draws: Sequence[DrawWork]) -> tuple[JudgeWork, ...]:
-    stored = {chunk.stem: {path.stem.partition(".")[2] for path in added} for chunk, added in added_scores(run_dir, 0).items()}
-    works = []
-    for metric in dict.fromkeys(name for name in config.metrics if name != DRAWN_WITH):
-        done = [draw.done and metric in stored.get(draw.chunk_id, ()) for draw in draws]
-        for state in (True, False):
-            pictures = sum(draw.pictures for draw, is_done in zip(draws, done) if is_done is state)
-            works += [JudgeWork(metric=metric, pictures=pictures, done=state)] if pictures else []
-    return tuple(works)
-
-
-def _stored_or_planned(folder: Path, method: str, combination: str, round: int) -> Adapter:
-    """The adapter in `folder`, or one that stands for it until it is fitted, of a sha256 that no file has."""
-    sha256 = read_manifest(folder)["sha256"] if (folder / MANIFEST).is_file() else f"planned {folder}"
-    return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
-
-
-def _stored_ids(run_dir: Path, round: int) -> set[str]:
-    """The ids of a round's stored candidates. A chunk that lacks a file or whose rows are broken counts as absent, and stays."""
-    found: set[str] = set()
-    for path in paths(run_dir, "candidates", round):
-        if not all((run_dir / dataset / path).is_file() for dataset in CHUNK_FILES):
-            continue
-        try:
-            found.update(read_file(run_dir / "candidates" / path, ["candidate_id"])["candidate_id"].to_pylist())
-        except BrokenFileError:
-            continue
-    return found
-
-
-def _kept_nothing(run_dir: Path) -> set[tuple]:
-    """(round, combination) of self-training and (arm, combination, fit) of a benchmark that had nothing to train a refit on."""
-    log = run_dir / "events.jsonl"
-    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-    mine = [event for event in events if event["event"] == "nothing kept"]
-    return {tuple(event["cell"]) if "cell" in event else (event["round"], event["combination"]) for event in mine}
+def _shared(run: Ready) -> int:
+    if not isinstance(run.config, BenchmarkConfig):
+        return 0
+    cells = [(arm, c.key, fit) for arm in run.arms.values() for c in run.combinations for fit in range(run.config.fits)]
+    return len(cells) - len({planning.adapter_folder(run.run_dir, run.config, run.arms, *cell) for cell in cells})
