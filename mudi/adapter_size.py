@@ -124,24 +124,6 @@ def parameters(shapes: Shapes) -> int:
     return sum(prod(shape) for shape in shapes.values())
 
 
-def file_bytes(shapes: Shapes, metadata: Mapping[str, str]) -> int:
-    """The size of the safetensors file that `adapters.save` writes: 8 bytes, a header padded to 8, the numbers. 0 for none."""
-    if not shapes:
-        return 0
-    header, start = {"__metadata__": dict(metadata)}, 0
-    for name, shape in sorted(shapes.items()):
-        end = start + FLOAT32 * prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-        start = end
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-length // 8) * 8 + start
-
-
-def lora_bytes(unet: Mapping, lora: LoraSettings) -> int:
-    """The size of the file of a LoRA."""
-    return file_bytes(lora_shapes(unet, lora), lora_metadata(lora))
-
-
 def gram_bytes(unet: Mapping, targets: Sequence[str]) -> int:
     """Bytes of the Grams of one subject whose LoRA has these targets (`grams.gram_bytes`), in memory and but for a header on disk."""
     shapes = lora_shapes(unet, LoraSettings(rank=1, alpha=1, targets=tuple(targets)))
@@ -161,12 +143,6 @@ def shared_key(name: str, width: int) -> str:
         return f"text.{width}"
     of_self = SELF.fullmatch(name)
     return f"{of_self[1]}.qkv" if of_self else name
-
-
-def lora_metadata(lora: LoraSettings) -> dict[str, str]:
-    """What the file says about itself, as `adapters.save` writes it."""
-    settings = {"unet.r": lora.rank, "unet.lora_alpha": lora.alpha, "unet.target_modules": list(lora.targets)}
-    return {"lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
 
 
 def _transformer_blocks(unet: Mapping) -> list[tuple[str, int]]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from mudi.merging.recipes import RIDGE
+
 Factors = tuple[torch.Tensor, torch.Tensor, float]  # B (out, r), A (r, in), scale: the update scale * B A
 Solve = Callable[[torch.Tensor], torch.Tensor]  # rows (n, in) to rows @ inverse
 # Base weights (out, in) and values (m, out) to B (out, r) and A (r, in) of their change.
 Constrained = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-RIDGE = 1e-6  # of the mean diagonal of the summed Grams: far below any direction that inputs use
 ASYMMETRY = 1e-4  # of the largest entry: float32 sums of products stay well below it
 SAME_ROW = 1e-5  # of a row's length: one token encoded in two batches differs by less in float32
 SAME_VALUE = 1e-3  # of the longest value, for such a token

@@ -18,6 +18,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 # Of a file of weights this many blocks are read beside its head, evenly spread: training moves nearly every number, and all of
 # SDXL's 7 to 14 GB would take longer to read than to load.
 BLOCKS, BLOCK_BYTES = 64, 4096
+EMBEDDER_KINDS = ("dreamsim", "dinov2")  # the keys of `models.EMBEDDERS`
+PAIR = 2  # subjects that the oracle reads in a picture, no more and no fewer
 BACKBONE = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae")
 INDEX = "model_index.json"
 

@@ -26,13 +26,16 @@ def prior_preservation_loss(
     prior_prediction: torch.Tensor,
     prior_noise: torch.Tensor,
     prior_weight: float = 1.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Denoising loss of the subject's photos plus `prior_weight` times that of class photos (DreamBooth, arXiv 2208.12242).
 
-    Not to be combined with `dco_loss`: in the released code the prior half then meets the reference of
-    the other half, and the personalization gradient vanishes.
+    `weights` are those of `denoising_loss` for the subject's photos; class photos have none. A batch without class photos,
+    as of subjects that have none, is the first term alone. Not to be combined with `dco_loss`: in the released code the prior
+    half then meets the reference of the other half, and the personalization gradient vanishes.
     """
-    return denoising_loss(prediction, noise) + prior_weight * denoising_loss(prior_prediction, prior_noise)
+    own = denoising_loss(prediction, noise, weights)
+    return own + prior_weight * denoising_loss(prior_prediction, prior_noise) if len(prior_noise) else own
 
 
 def dco_loss(prediction: torch.Tensor, reference_prediction: torch.Tensor, noise: torch.Tensor, beta: float = 1000.0) -> torch.Tensor:

@@ -1,15 +1,16 @@
-"""The values that a user sets beside a method's own: how pictures are drawn, where a LoRA sits, how a round refits."""
+"""The values that a user sets beside a method's own: how pictures are drawn, where a LoRA sits, how adapters are refitted and refined."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 from mudi.guidance import Weight, cfg_plus_plus
+from mudi.ranges import MOST_STEPS, require_ranges
 from mudi.solvers import SOLVERS
 
 Padding = Literal["full", "adaptive"]
-# Models of 1000 training timesteps whose steps are laid one later, as SDXL and Stable Diffusion ship, have no more.
-MOST_STEPS = 999
+# The noise levels at which a refit's drift is measured on every photo, with the adapter as it was and as it is.
+DRIFT_TIMES = tuple(range(50, 1000, 100))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,3 +145,34 @@ class RetrainSettings:
     accumulation: int = 2
     kl_weight: float = 1.0
     reference_share: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """How a merge of subjects' own fits is taught to keep them apart (MuDI's modular customisation, 200 to 300 steps).
+
+    Each subject's own fit draws `images` pictures of it, in `sample_steps` steps at `guidance_scale`, steered away from
+    `negative_prompt`. They are cut out, and the merged LoRA is trained on Seg-Mix compositions of these alone, with
+    `kl_weight` times the KL to the merge. The paper names no KL weight and no rate here: the weight is that of self-training,
+    the rate that of the fit.
+    """
+
+    steps: int = 200
+    learning_rate: float = 1e-4
+    batch: int = 1
+    accumulation: int = 2
+    kl_weight: float = 1.0
+    images: int = 5
+    sample_steps: int = 50
+    guidance_scale: float = 5.0
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
+
+    @property
+    def retraining(self) -> RetrainSettings:
+        """The optimiser's part."""
+        return RetrainSettings(
+            steps=self.steps, learning_rate=self.learning_rate, batch=self.batch, accumulation=self.accumulation, kl_weight=self.kl_weight
+        )

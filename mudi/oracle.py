@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mudi.checkpoints.weights_folder import CONFIG, read_config, read_weights, write_model
+from mudi.model_facts import PAIR
 
 ATTENTIONS = 4  # maps a side: ears, belly, neck and body lie apart
 SIDES = 2
-PAIR = 2
 BATCH = 64
 WORN, COLOUR_OF_WORN, BARE = "accessory", "accessory_colour", "none"
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,24 @@ from mudi.records import Combination
 from mudi.segment import segment
 from mudi.text.conditioning import encode_negative, encode_prompts
 
+# Names of a detector and a segmenter -> both, loaded.
+Judges = Callable[[str, str], tuple]
 
-def draw_batch(backbone: Backbone, recipe: Recipe, index: int) -> list[np.ndarray]:
-    """The `recipe.batch` pictures (S, S, 3) of one batch by the bare backbone, always drawn together."""
-    adapters.activate(backbone.unet, None)
-    seeds = [_seed(recipe, index * recipe.batch + row) for row in range(recipe.batch)]
+
+def draw_batch(backbone: Backbone, recipe: Recipe, index: int, *seed: int) -> list[np.ndarray]:
+    """The `recipe.batch` pictures (S, S, 3) of one batch with whatever adapter is on, always drawn together.
+
+    Draw n has a seed from `seed`, if there is one, the prompt and n alone.
+    """
+    seeds = [_seed([*seed, recipe.text, index * recipe.batch + row]) for row in range(recipe.batch)]
     positive = encode_prompts(backbone, [recipe.text]).rows([0] * len(seeds))
     negative = encode_negative(backbone, recipe.negative_prompt)
     noise = standard_noise(backbone, generators(seeds))
     return decode(backbone, denoise(backbone, noise, positive, negative, steps=recipe.steps, guidance_scale=recipe.guidance_scale))
 
 
-def _seed(recipe: Recipe, draw: int) -> int:
-    return int.from_bytes(hashlib.sha256(json.dumps([recipe.text, draw]).encode()).digest()[:8], "big") >> 1
+def _seed(decided: list[int | str]) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(decided).encode()).digest()[:8], "big") >> 1
 
 
 def cut_out(image: np.ndarray, recipe: Recipe, detector, segmenter) -> tuple[np.ndarray | None, int]:
@@ -55,21 +61,36 @@ def keep_batch(
     return sum(mask is not None for mask, _ in judged)
 
 
+def lazy_judges(backbone: Backbone) -> Judges:
+    """Detectors and segmenters by their names, on the backbone's device, loaded when they are asked for first."""
+
+    @cache
+    def judges(detector: str, segmenter: str) -> tuple:
+        return models.load_detector(detector, backbone.device), models.load_segmenter(segmenter, backbone.device)
+
+    return judges
+
+
+def draw_enough(recipe: Recipe, place: Path, count: int, draw: Callable[[int], list[np.ndarray]], judges: Judges) -> int:
+    """Draw batches that `place` lacks until it keeps `count` pictures, or until all that may be drawn are; how many it keeps."""
+    most = most_batches(recipe, count)
+    kept = kept_by_batch(place, most)
+    while todo := next_batches(kept, count, recipe.batch, most):
+        kept[todo[0]] = keep_batch(place, recipe, todo[0], draw(todo[0]), *judges(recipe.detector, recipe.segmenter))
+    return sum(kept.values())
+
+
 def class_priors(backbone: Backbone, combination: Combination, recipes: Mapping[str, Recipe], count: int, folder: Path) -> list[Picture]:
     """`count` pictures of each subject's class by the bare backbone, drawn here where `folder` does not hold them yet.
 
     `recipes` by subject key. A picture without exactly one detection is passed over, at most ten times `count` in all;
     then ValueError, because a class that the base model cannot draw needs another class noun.
     """
-    judge: tuple = ()
+    judges = lazy_judges(backbone)
+    adapters.activate(backbone.unet, None)
     for recipe, need in needed(recipes, count).items():
-        place, most = folder / recipe.digest, most_batches(recipe, need)
-        kept = kept_by_batch(place, most)
-        while todo := next_batches(kept, need, recipe.batch, most):
-            if not judge:
-                judge = (models.load_detector(recipe.detector, backbone.device), models.load_segmenter(recipe.segmenter, backbone.device))
-            kept[todo[0]] = keep_batch(place, recipe, todo[0], draw_batch(backbone, recipe, todo[0]), *judge)
-        require_enough(recipe, sum(kept.values()), need)
+        found = draw_enough(recipe, folder / recipe.digest, need, partial(draw_batch, backbone, recipe), judges)
+        require_enough(recipe, found, need)
     return prior_pictures(combination, {key: folder / recipe.digest for key, recipe in recipes.items()}, count)
 
 

@@ -14,13 +14,10 @@ from mudi.diffusion import alphas_cumprod, encode, predict
 from mudi.examples import kept_examples, personal_examples, reference_pictures, seg_mixing
 from mudi.fit import Examples, FitSettings, Loss, Noised, Predict, fit
 from mudi.objectives import denoising_loss, kl_penalty
-from mudi.options import RetrainSettings
+from mudi.options import DRIFT_TIMES, RetrainSettings
 from mudi.records import Adapter, Combination, Report
 from mudi.text.conditioning import encode_prompts
 from mudi.work_folder import clear_work, work_folder
-
-# The noise levels at which drift is measured.
-DRIFT_TIMES = tuple(range(50, 1000, 100))
 
 
 def kl_loss(weight: float) -> Loss:

@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mudi.methods import METHODS
+from mudi.methods.keys import default_keys, in_place_of, overlaid, with_defaults
 from mudi.options import RetrainSettings, Sampling
-from mudi.personalization import SET_BY_RUNS, Personalization
+from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
 from mudi.text.prompts import require_named
@@ -74,7 +75,7 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
         origin = arm.like or (arm.refit and arm.refit.of)
         source = None
         if origin is None:
-            method, inherited, drawn = arm.method, _defaults(config, arm.method, arm.hyperparameters), config.sampling.model_dump()
+            method, inherited, drawn = arm.method, {}, config.sampling.model_dump()
         else:
             source = settle(origin)
             if arm.refit and source.refit:
@@ -86,7 +87,7 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
         values = method_values(
             f"methods.{label}",
             method,
-            {**inherited, **arm.hyperparameters},
+            _with_defaults(config, method, inherited, arm.hyperparameters),
             _sampling(config, label, {**drawn, **arm.sampling}),
             config.models,
         )
@@ -106,15 +107,17 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
 
 def _check_defaults(config: BenchmarkConfig) -> None:
     """Raise ValueError for a default that no method has: arms take those that they know, so a misspelt one would change nothing."""
-    settable = sorted({field.name for method in METHODS.values() for field in fields(method)} - set(SET_BY_RUNS))
-    for key in config.defaults:
-        require_known("defaults", key, settable, "no method has such a hyperparameter")
+    for key, value in config.defaults.items():
+        if key not in default_keys() and (answer := in_place_of("modular", key, value)):
+            raise ValueError(f"defaults.{key}: only recipes of parts have it; write {answer} in their arms")
+        require_known("defaults", key, default_keys(), "no method has such a hyperparameter")
 
 
-def _defaults(config: BenchmarkConfig, method: str | None, given: Mapping) -> dict:
-    """Those of the file's defaults that an arm of this method, with these values of its own, has a use for."""
-    known = METHODS[method].known({**config.defaults, **given}) if method in METHODS else set()
-    return {key: value for key, value in config.defaults.items() if key in known}
+def _with_defaults(config: BenchmarkConfig, method: str, inherited: Mapping, given: Mapping) -> dict:
+    """The arm's values over those it inherits, over those of the file's defaults that its method has a use for."""
+    if method not in METHODS:
+        return {**inherited, **given}
+    return with_defaults(method, config.defaults, overlaid(method, inherited, given))
 
 
 def _sampling(config: BenchmarkConfig, label: str, values: Mapping) -> Sampling:

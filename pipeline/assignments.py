@@ -86,12 +86,11 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
     """What the dataclass of the method `name` is built from; ValueError, naming the `place` in the file, for what it does not have."""
     if name not in METHODS:
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(METHODS)}")
-    method = METHODS[name]
-    check_hyperparameters(place, method, hyperparameters)
+    check_hyperparameters(place, name, hyperparameters)
     judges = {"detector": located(weights.detector), "segmenter": located(weights.segmenter)}
     values = {**hyperparameters, "sampling": sampling, **judges}
     try:
-        method(**values)
+        METHODS[name](**values)
     except ValueError as error:
         raise ValueError(f"{place}.{error}") from None
     return values

@@ -3,10 +3,11 @@
 Source: Cones 2 (arXiv 2305.19327) and its released code. The UNet and the autoencoder stay as they are.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,54 +18,12 @@ from mudi.adapters import TRAINED
 from mudi.backbone import Backbone
 from mudi.cones2.encoder_tuning import lora_on_encoders, whole_encoders
 from mudi.cones2.noun_templates import sentences, template_mean
+from mudi.cones2.settings import ResidualSettings
 from mudi.fit import Example, Examples, FitSettings, Noised, Predict, Trained, fit
 from mudi.objectives import denoising_loss
 from mudi.records import Report
 from mudi.text.conditioning import Conditioning, encode_prompts
-from mudi.text.mentions import places
 from mudi.text.spans import Span, token_spans
-
-Tuning = Literal["text_lora", "text_full", "direct"]
-Preserved = Literal["instance", "templates"] | tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResidualSettings:
-    """How a residual is learnt.
-
-    `tuning`: "text_full" tunes whole text encoders, token tables included, as released; "text_lora" a LoRA of `rank` on
-    them; "direct" the residual itself, from zero. The first two are held near the untuned encoders, on everything but the
-    noun, by un-squared norms: `mark_weight` for the start mark, `rest_weight` for all other tokens. `preserve_prompts` says
-    in which sentences: "instance" the bare noun, which is all that the release looks at; "templates", one of
-    `noun_templates` a step; or sentences of the user's own, one a step, each with the noun in it or "{}" in its place: what
-    the paper does with 1000 sentences of a language model. "direct" touches the noun's own states only and has nothing to hold.
-    """
-
-    tuning: Tuning = "text_lora"
-    rank: int = 32
-    mark_weight: float = 1e-2
-    rest_weight: float = 1e-3
-    preserve_prompts: Preserved = "instance"
-
-    def __post_init__(self) -> None:
-        if self.tuning not in get_args(Tuning):
-            raise ValueError(f"tuning = {self.tuning!r}: allowed are {', '.join(map(repr, get_args(Tuning)))}")
-        own = self.preserve_prompts
-        listed = isinstance(own, tuple) and own and all(isinstance(sentence, str) and sentence.strip() for sentence in own)
-        if not listed and own not in ("instance", "templates"):
-            raise ValueError(
-                f"preserve_prompts = {str(own)[:80]!r}: allowed are 'instance', 'templates' and a list of sentences with the class noun"
-            )
-
-    def preserved(self, words: str) -> list[str]:
-        """The sentences in which all but the noun `words` is held. ValueError for one that does not hold the noun."""
-        if isinstance(self.preserve_prompts, str):
-            return [words] if self.preserve_prompts == "instance" else sentences(words)
-        filled = [sentence.replace("{}", words) for sentence in self.preserve_prompts]
-        for given, sentence in zip(self.preserve_prompts, filled, strict=True):
-            if places(sentence, [words]) == [None]:
-                raise ValueError(f"preserve_prompts: {given!r} does not hold the class noun {words!r}; write it out, or {{}} in its place")
-        return filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +48,11 @@ def learn_residual(
     """
     adapters.detach(backbone)
     span = token_spans(backbone, words, [words])[0]
+    fitted = partial(fit, backbone, settings=settings, work=work, seed=seed, report=report)
     if options.tuning == "direct":
-        return _direct(backbone, words, span, examples, settings, work, seed, report)
-    return _by_tuning(backbone, words, span, examples, settings, options, work, seed, report)
+        return _direct(backbone, words, span, examples, fitted)
+    with _trainable(backbone, options, seed) as parameters:
+        return _by_tuning(backbone, words, span, examples, options, parameters, fitted)
 
 
 def preservation(tuned: torch.Tensor, untuned: torch.Tensor, span: Span, mark_weight: float, rest_weight: float) -> torch.Tensor:
@@ -106,9 +67,7 @@ def preservation(tuned: torch.Tensor, untuned: torch.Tensor, span: Span, mark_we
     return mark_weight * difference[0].norm() + rest_weight * difference[rest].norm()
 
 
-def _direct(
-    backbone: Backbone, words: str, span: Span, examples: Examples, settings: FitSettings, work: Path, seed: int, report: Report | None
-) -> Learnt:
+def _direct(backbone: Backbone, words: str, span: Span, examples: Examples, fitted: Callable[..., float]) -> Learnt:
     with torch.no_grad():
         bare = encode_prompts(backbone, [words], residuals=False)
     values = nn.Parameter(torch.zeros(len(span), bare.states.shape[-1], device=backbone.device))
@@ -121,49 +80,45 @@ def _direct(
     def loss(noised: Noised, predict: Predict) -> torch.Tensor:
         return denoising_loss(predict(TRAINED), noised.target, noised.weights)
 
-    tail = fit(
-        backbone, examples, loss, settings, work=work, seed=seed, report=report, trained=[Trained(parameters=[values])], encode=encode
-    )  # fmt: skip
+    tail = fitted(examples, loss, trained=[Trained(parameters=[values])], encode=encode)
     return Learnt(values=values.detach().cpu(), loss=tail, trained=values.numel())
 
 
 def _by_tuning(
-    backbone: Backbone, words: str, span: Span, examples: Examples, settings: FitSettings, options: ResidualSettings, work: Path,
-    seed: int, report: Report | None,
+    backbone: Backbone, words: str, span: Span, examples: Examples, options: ResidualSettings, parameters: list[nn.Parameter],
+    fitted: Callable[..., float],
 ) -> Learnt:  # fmt: skip
+    """By encoders of which `parameters` are trainable."""
     # States that are subtracted are never rounded to a narrower format.
     exact = replace(backbone, dtype=torch.float32)
     kept = options.preserved(words)
     spans = [token_spans(backbone, sentence, [words])[0] for sentence in kept]
-    with _trainable(backbone, options, seed) as parameters:
-        with torch.no_grad():
-            bare = encode_prompts(backbone, [words], residuals=False)
-            before = _states(exact, sentences(words))
-            # One by one, as they are compared: a batch changes last bits, and a norm of those has a gradient like any other.
-            # Kept where there is room for a thousand.
-            untuned = [_states(exact, [sentence])[0].cpu() for sentence in kept]
-        drawn = [0]
+    with torch.no_grad():
+        bare = encode_prompts(backbone, [words], residuals=False)
+        before = _states(exact, sentences(words))
+        # One by one, as they are compared: a batch changes last bits, and a norm of those has a gradient like any other.
+        # Kept where there is room for a thousand.
+        untuned = [_states(exact, [sentence])[0].cpu() for sentence in kept]
+    drawn = [0]
 
-        def draw(step: int, rng: np.random.Generator) -> list[Example]:
-            pictures = examples(step, rng)
-            drawn[0] = int(rng.integers(len(kept)))
-            return pictures
+    def draw(step: int, rng: np.random.Generator) -> list[Example]:
+        pictures = examples(step, rng)
+        drawn[0] = int(rng.integers(len(kept)))
+        return pictures
 
-        def encode(texts: list[str]) -> Conditioning:
-            return replace(bare, states=encode_prompts(backbone, [words], residuals=False).states).rows([0] * len(texts))
+    def encode(texts: list[str]) -> Conditioning:
+        return replace(bare, states=encode_prompts(backbone, [words], residuals=False).states).rows([0] * len(texts))
 
-        def loss(noised: Noised, predict: Predict) -> torch.Tensor:
-            tuned = _states(exact, [kept[drawn[0]]])[0]
-            held = preservation(tuned, untuned[drawn[0]].to(tuned.device), spans[drawn[0]], options.mark_weight, options.rest_weight)
-            return denoising_loss(predict(TRAINED), noised.target, noised.weights) + held
+    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
+        tuned = _states(exact, [kept[drawn[0]]])[0]
+        held = preservation(tuned, untuned[drawn[0]].to(tuned.device), spans[drawn[0]], options.mark_weight, options.rest_weight)
+        return denoising_loss(predict(TRAINED), noised.target, noised.weights) + held
 
-        tail = fit(
-            backbone, draw, loss, settings, work=work, seed=seed, report=report, trained=[Trained(parameters=parameters)], encode=encode
-        )  # fmt: skip
-        with torch.no_grad():
-            after = _states(exact, sentences(words))
-        values = template_mean(backbone, words, after, before)
-        return Learnt(values=values.cpu(), loss=tail, trained=sum(p.numel() for p in parameters))
+    tail = fitted(draw, loss, trained=[Trained(parameters=parameters)], encode=encode)
+    with torch.no_grad():
+        after = _states(exact, sentences(words))
+    values = template_mean(backbone, words, after, before)
+    return Learnt(values=values.cpu(), loss=tail, trained=sum(p.numel() for p in parameters))
 
 
 def _states(backbone: Backbone, texts: list[str]) -> torch.Tensor:

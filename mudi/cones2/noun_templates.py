@@ -1,11 +1,12 @@
 """Short sentences around a class noun, and the mean over them of what a tuning made of the noun's states (Cones 2)."""
 
-from collections.abc import Callable
-
-import torch
+from typing import TYPE_CHECKING
 
 from mudi.backbone import Backbone
 from mudi.text.spans import Span, token_spans
+
+if TYPE_CHECKING:
+    import torch
 
 TEMPLATES = (
     "a photo of a {}",
@@ -37,9 +38,6 @@ TEMPLATES = (
     "this is a {}",
 )
 
-# Sentences -> their states (B, T, D).
-States = Callable[[list[str]], torch.Tensor]
-
 
 def sentences(words: str) -> list[str]:
     """Every template with the noun filled in."""
@@ -51,13 +49,15 @@ def spans_of(backbone: Backbone, words: str) -> list[Span]:
     return [token_spans(backbone, sentence, [words])[0] for sentence in sentences(words)]
 
 
-def template_mean(backbone: Backbone, words: str, tuned: torch.Tensor, untuned: torch.Tensor) -> torch.Tensor:
+def template_mean(backbone: Backbone, words: str, tuned: "torch.Tensor", untuned: "torch.Tensor") -> "torch.Tensor":
     """The mean over all sentences of tuned minus untuned states at the noun's tokens: float32 (K, D) from twice (B, T, D).
 
     Source: Cones 2 (arXiv 2305.19327), whose released code averages over 27 templates of CLIP's kind; these say the same in
     other words. Departure: the release finds the noun by the first token of it and takes that one alone; here the whole
     span is found and kept, so nouns of several tokens work.
     """
+    import torch
+
     spans = torch.tensor(spans_of(backbone, words), device=tuned.device)
     rows = torch.arange(len(spans), device=tuned.device)[:, None]
     return (tuned.float()[rows, spans] - untuned.float()[rows, spans]).mean(0)

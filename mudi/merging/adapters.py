@@ -1,73 +1,87 @@
 """One stored adapter out of the adapters of single subjects of one base model: their LoRAs merged, their token rows side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 from mudi import adapter_folder, adapters
 from mudi.adapter_folder import DOWN
 from mudi.backbone import Backbone
-from mudi.merging.concept_grams import POSITIONS, Positions, subject_grams
-from mudi.merging.grams import Grams
+from mudi.merging.concept_grams import subject_grams
 from mudi.merging.loras import State, merge_fusion, merge_peft, merge_sum
+from mudi.merging.neutral_captions import neutral_grams
+from mudi.merging.recipes import Fusion, Mean, Merge, Sum, Svd, Union
 from mudi.options import LoraSettings
 from mudi.records import Adapter, Combination
 from mudi.text import tokens
 from mudi.work_folder import clear_work
 
-Kind = Literal["sum", "mean", "svd", "ties_svd", "dare_linear_svd", "fusion"]
-KINDS = ("sum", "mean", "svd", "ties_svd", "dare_linear_svd", "fusion")
-DENSITY = 0.5
-FUSION_RIDGE = 1e-2
+
+@dataclass(frozen=True, kw_only=True)
+class MergeFacts:
+    """What a manifest says of a merge that the merged adapters do not: the method, its seed, and details."""
+
+    method: str
+    seed: int = 0
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MergedParts:
+    """A merge before it is stored: a LoRA on `targets` (B A is the update: alpha equals the rank), an empty state for none, and rows."""
+
+    state: State
+    targets: Sequence[str]
+    rows: tokens.Rows
 
 
 def merged_adapter(
-    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, kind: Kind = "sum", *,
-    method: str, seed: int = 0, rank: int | None = None, density: float = DENSITY, ridge: float = FUSION_RIDGE,
-    positions: Positions = "real", neutral: Grams | None = None, neutral_weight: float = 0.0, details: Mapping | None = None,
+    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, merge: Merge, facts: MergeFacts
 ) -> Adapter:  # fmt: skip
     """Merge the adapters of the combination's subjects, in their order, into one stored in `out_dir`, and leave it on the backbone.
 
-    kind: "sum" adds the updates (weight 1 each), "mean" divides that by their number; "svd", "ties_svd" and
-    "dare_linear_svd" are peft's, to `rank` or, if not given, the sum of the ranks, at which "svd" equals "sum"; "fusion" is Mix-of-Show's
-    gradient fusion on `subject_grams`, which `positions` and `ridge` belong to. Kinds without a `rank` have the sum of the ranks.
-    Departure: the ridge of fusion is 1e-2 of the mean diagonal and not next to nothing. The Grams of one subject's prompts do not
-    cover those of both together, and where they are weak the exact optimum extrapolates without bound; the released code's 50 and
-    500 steps of L-BFGS end before they get there. (Two dogs of the miniature, mean D&C at ridges 1e-6, 1e-4, 1e-2 and 1e-1:
-    0.10, 0.12, 0.58 and 0.26.)
-    With a `neutral_weight` mu, fusion minimises its objective plus mu times the mean squared change of what the layers answer to
-    the inputs of `neutral` (`mudi.merging.neutral_grams`; released code: none), where each subject's own term is a mean as well.
+    merge: one of `mudi.merging.recipes` that takes LoRAs of any places. Without a `rank` the merge has the sum of the ranks.
     `combination` names the subjects as the adapters were fitted. The manifest holds what was merged and, for
-    fusion, each layer's error a subject. Raises ValueError for adapters of different bases or places, for subjects that
-    share a trained word, and for a kind that does not exist.
+    fusion, each layer's error a subject. Raises ValueError for adapters of different bases or places, and for subjects that
+    share a trained word.
     """
-    check_kind(kind, positions, rank, density)
     settings, states = lora_states(backbone, singles)
     rows = united_rows(singles)
-    noted: dict = {"kind": kind, "ranks": [own.rank for own in settings], "singles": [described(single) for single in singles]}
-    if kind == "fusion":
-        collected = [
-            subject_grams(backbone, single, subject, positions) for single, subject in zip(singles, combination.subjects, strict=True)
-        ]
-        state, errors = merge_fusion(states, collected, ridge=ridge, prior=neutral, prior_weight=neutral_weight)
-        noted |= {"neutral_weight": neutral_weight} if neutral_weight else {}
-        noted |= {
-            "positions": positions, "ridge": ridge, "gram_bytes": sum(s.nbytes for s in collected[0].sums.values()),
-            "error": [_summary([of_layer[i] for of_layer in errors.values()]) for i in range(len(singles))], "errors": errors,
-        }  # fmt: skip
-    elif kind in ("sum", "mean"):
-        state = merge_sum(states, [1.0 if kind == "sum" else 1 / len(states)] * len(states))
+    noted: dict = {"kind": merge.name, "ranks": [own.rank for own in settings], "singles": [described(single) for single in singles]}
+    if isinstance(merge, Fusion):
+        state, of_fusion = _fused(backbone, singles, states, combination, merge, settings[0].targets)
+        noted |= of_fusion
+    elif isinstance(merge, Sum | Mean):
+        state = merge_sum(states, [1.0 if isinstance(merge, Sum) else 1 / len(states)] * len(states))
+    elif isinstance(merge, Svd):
+        state = merge_peft(states, kind=merge.name, rank=merge.rank, seed=facts.seed)
     else:
-        state = merge_peft(states, kind=kind, rank=rank, density=density, seed=seed)
-        noted |= {} if kind == "svd" else {"density": density}
-    facts = {"seed": seed, **(details or {}), "merge": noted}
-    return store_merged(backbone, state, settings[0].targets, rows, combination, out_dir, method=method, details=facts)
+        state = merge_peft(states, kind=merge.name, rank=merge.rank, density=merge.density, seed=facts.seed)
+        noted |= {"density": merge.density}
+    return store_merged(backbone, MergedParts(state, settings[0].targets, rows), combination, out_dir, facts, noted)
+
+
+def _fused(
+    backbone: Backbone, singles: Sequence[Adapter], states: Sequence[State], combination: Combination, merge: Fusion,
+    targets: Sequence[str],
+) -> tuple[State, dict]:  # fmt: skip
+    """The LoRA of gradient fusion, and what the manifest says of it."""
+    neutral = None
+    if merge.neutral_weight:
+        neutral = neutral_grams(backbone, [subject.class_noun for subject in combination.subjects], targets)
+    pairs = zip(singles, combination.subjects, strict=True)
+    collected = [subject_grams(backbone, single, subject, merge.positions) for single, subject in pairs]
+    state, errors = merge_fusion(states, collected, ridge=merge.ridge, prior=neutral, prior_weight=merge.neutral_weight)
+    noted = {"neutral_weight": merge.neutral_weight} if merge.neutral_weight else {}
+    return state, noted | {
+        "positions": merge.positions, "ridge": merge.ridge, "gram_bytes": sum(s.nbytes for s in collected[0].sums.values()),
+        "error": [_summary([of_layer[i] for of_layer in errors.values()]) for i in range(len(singles))], "errors": errors,
+    }  # fmt: skip
 
 
 def united_adapter(
-    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, *,
-    method: str, seed: int = 0, details: Mapping | None = None,
+    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, merge: Union, facts: MergeFacts
 ) -> Adapter:  # fmt: skip
     """The token rows of the combination's subjects side by side in one adapter without a LoRA, stored in `out_dir` and left on.
 
@@ -78,31 +92,28 @@ def united_adapter(
         require_base(backbone, single)
         if adapter_folder.read_manifest(single.path)["lora"] is not None:
             raise ValueError(f"{single.path}: holds a LoRA, which a union of token rows would lose; use one of the merges")
-    noted = {"kind": "union", "singles": [described(single) for single in singles]}
-    facts = {"seed": seed, **(details or {}), "merge": noted}
-    return store_merged(backbone, {}, (), united_rows(singles), combination, out_dir, method=method, details=facts)
+    noted = {"kind": merge.name, "singles": [described(single) for single in singles]}
+    return store_merged(backbone, MergedParts({}, (), united_rows(singles)), combination, out_dir, facts, noted)
 
 
 def store_merged(
-    backbone: Backbone, state: State, targets: Sequence[str], rows: tokens.Rows, combination: Combination, out_dir: Path, *,
-    method: str, details: Mapping,
+    backbone: Backbone, merged: MergedParts, combination: Combination, out_dir: Path, facts: MergeFacts, noted: Mapping[str, object]
 ) -> Adapter:  # fmt: skip
-    """Put a merged LoRA (B A is the update: alpha equals the rank) and token rows on the backbone and store them in `out_dir`.
-
-    An empty `state` is no LoRA."""
+    """Put a merge on the backbone and store it in `out_dir`; `noted` is what the manifest says of how it was merged."""
     adapters.detach(backbone)
     settings = None
-    if state:
-        rank = len(next(value for key, value in state.items() if key.endswith(DOWN)))
-        settings = LoraSettings(rank=rank, alpha=rank, targets=tuple(targets))
-        adapters.put_matrices(backbone.unet, settings, state, origin="merged LoRA")
-    if rows:
-        tokens.attach_rows(backbone, rows)
+    if merged.state:
+        rank = len(next(value for key, value in merged.state.items() if key.endswith(DOWN)))
+        settings = LoraSettings(rank=rank, alpha=rank, targets=tuple(merged.targets))
+        adapters.put_matrices(backbone.unet, settings, merged.state, origin="merged LoRA")
+    if merged.rows:
+        tokens.attach_rows(backbone, merged.rows)
     parameters = sum(p.numel() for p in [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)])
-    facts = {**adapters.base_facts(backbone), "parameters": parameters, **details}
+    details = {**adapters.base_facts(backbone), "parameters": parameters, "seed": facts.seed, **facts.details, "merge": noted}
     adapter = adapters.save(
-        backbone, out_dir, settings, method=method, combination=combination.key, round=0, details=facts, identifiers=list(rows)
-    )
+        backbone, out_dir, settings, method=facts.method, combination=combination.key, round=0, details=details,
+        identifiers=list(merged.rows),
+    )  # fmt: skip
     clear_work(out_dir)
     return adapter
 
@@ -147,23 +158,6 @@ def united_rows(singles: Sequence[Adapter]) -> tokens.Rows:
             raise ValueError(f"{single.path}: trains the word {shared[0]!r} as another subject does; give each subject its own identifier")
         rows |= own
     return rows
-
-
-def check_kind(
-    kind: str, positions: str = "real", rank: int | None = None, density: float = DENSITY, kinds: Sequence[str] = KINDS
-) -> None:  # fmt: skip
-    """ValueError for a kind of merge, none of `kinds`, or of positions that does not exist, and for a rank or density that no merge
-    can have."""
-    if kind not in kinds:
-        raise ValueError(f"merge = {kind!r}: allowed are {', '.join(map(repr, kinds))}")
-    if positions not in POSITIONS:
-        raise ValueError(f"kv_positions = {positions!r}: allowed are {', '.join(map(repr, POSITIONS))}")
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
-        raise ValueError(f"merge_rank = {rank!r}: allowed are whole numbers from 1, or none for the sum of the ranks")
-    if rank is not None and not kind.endswith("svd"):
-        raise ValueError(f"merge_rank = {rank}: a merge by {kind!r} has the rank that it needs; leave it out, or use merge: svd")
-    if not 0 < density < 1:
-        raise ValueError(f"density = {density}: allowed are shares between 0 and 1")
 
 
 def described(single: Adapter) -> dict[str, str]:

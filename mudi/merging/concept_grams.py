@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -15,14 +14,10 @@ from mudi.backbone import Backbone
 from mudi.diffusion import denoise, generators, predict, standard_noise
 from mudi.merging import grams
 from mudi.merging.grams import Grams
+from mudi.merging.recipes import PROMPTS, STEPS, Positions
 from mudi.records import Adapter, Subject
 from mudi.text.conditioning import encode_prompts
 from mudi.text.spans import token_spans
-
-PROMPTS = ("photo of a {}", "{}")
-STEPS = 20
-POSITIONS = ("concept", "real", "all")
-Positions = Literal["concept", "real", "all"]
 
 
 def subject_grams(

@@ -1,6 +1,6 @@
 """Custom Diffusion's merge: keys and values of cross-attention that answer each subject's words exactly as its own fit does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,20 +9,18 @@ from mudi import adapters
 from mudi.adapter_folder import DOWN, PREFIX, UP
 from mudi.adapter_size import TEXT
 from mudi.backbone import Backbone
-from mudi.fusion import RIDGE, constrained_factors
-from mudi.merging.adapters import described, lora_states, store_merged, united_rows
-from mudi.merging.concept_grams import PROMPTS, counted
+from mudi.fusion import constrained_factors
+from mudi.merging.adapters import MergedParts, MergeFacts, described, lora_states, store_merged, united_rows
+from mudi.merging.concept_grams import counted
 from mudi.merging.loras import State
-from mudi.merging.neutral_captions import neutral_captions
+from mudi.merging.neutral_captions import neutral_states
+from mudi.merging.recipes import PROMPTS, Constrained
 from mudi.records import Adapter, Combination, Subject
 from mudi.text.conditioning import encode_prompts
 
-BATCH = 64
-
 
 def constrained_adapter(
-    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, *,
-    method: str, seed: int = 0, ridge: float = RIDGE, details: Mapping | None = None,
+    backbone: Backbone, singles: Sequence[Adapter], combination: Combination, out_dir: Path, merge: Constrained, facts: MergeFacts
 ) -> Adapter:  # fmt: skip
     """Merge K/V LoRAs with token rows into one adapter in `out_dir`, and leave it on the backbone.
 
@@ -41,17 +39,17 @@ def constrained_adapter(
     concepts = [concept_states(backbone, single, subject) for single, subject in zip(singles, combination.subjects, strict=True)]
     adapters.detach(backbone)
     neutral, constraints = neutral_states(backbone, [subject.class_noun for subject in combination.subjects]), torch.cat(concepts)
-    factors, state = constrained_factors(neutral, constraints, ridge), {}
+    factors, state = constrained_factors(neutral, constraints, merge.ridge), {}
     for layer in layers:
         base = backbone.unet.get_submodule(layer.removeprefix(PREFIX)).weight.detach().double()
         values = torch.cat([_answers(own, layer, base, named) for own, named in zip(states, concepts)])
         up, down = factors(base, values)
         state |= {layer + DOWN: down.float().cpu(), layer + UP: up.float().cpu()}
-    facts = {"seed": seed, **(details or {}), "merge": {
-        "kind": "constrained", "ranks": [own.rank for own in settings], "ridge": ridge, "constraints": len(constraints),
+    noted = {
+        "kind": merge.name, "ranks": [own.rank for own in settings], "ridge": merge.ridge, "constraints": len(constraints),
         "singles": [described(single) for single in singles],
-    }}  # fmt: skip
-    return store_merged(backbone, state, settings[0].targets, rows, combination, out_dir, method=method, details=facts)
+    }  # fmt: skip
+    return store_merged(backbone, MergedParts(state, settings[0].targets, rows), combination, out_dir, facts, noted)
 
 
 @torch.no_grad()
@@ -61,17 +59,6 @@ def concept_states(backbone: Backbone, single: Adapter, subject: Subject) -> tor
     prompts = [prompt.format(subject.phrase) for prompt in PROMPTS]
     states = encode_prompts(backbone, prompts).states
     return states[counted(backbone, prompts, subject.phrase, "concept")].double()
-
-
-@torch.no_grad()
-def neutral_states(backbone: Backbone, class_nouns: Sequence[str]) -> torch.Tensor:
-    """The states (n, D) of the neutral captions' words and end marks, float64."""
-    captions = neutral_captions(class_nouns)
-    parts = []
-    for start in range(0, len(captions), BATCH):
-        texts = captions[start : start + BATCH]
-        parts.append(encode_prompts(backbone, texts).states[counted(backbone, texts, "", "real")].double())
-    return torch.cat(parts)
 
 
 def _answers(own: State, layer: str, base: torch.Tensor, named: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,17 @@
-"""Captions without a subject of the user: what a merge of weights should leave as it is."""
+"""Captions without a subject of the user, their states and the Grams of these: what a merge of weights should leave as it is."""
 
 from collections.abc import Sequence
+
+import torch
+
+from mudi import adapters
+from mudi.adapter_size import TEXT, shared_key
+from mudi.backbone import Backbone
+from mudi.merging.concept_grams import counted
+from mudi.merging.grams import Grams, attention_layers
+from mudi.text.conditioning import encode_prompts
+
+BATCH = 64
 
 SCENES = (
     "a street after rain", "an old wooden bridge", "a bowl of ripe apples", "a sailing boat at dawn", "two children with a kite",
@@ -30,3 +41,27 @@ def neutral_captions(class_nouns: Sequence[str]) -> list[str]:
     """Different captions, over four hundred: every scene in every template, and each class noun in templates of its own."""
     scenes = [template.format(scene) for scene in SCENES for template in TEMPLATES]
     return [*scenes, *(template.format(noun) for noun in dict.fromkeys(class_nouns) for template in CLASS_TEMPLATES)]
+
+
+@torch.no_grad()
+def neutral_states(backbone: Backbone, class_nouns: Sequence[str]) -> torch.Tensor:
+    """The states (n, D) of the neutral captions' words and end marks, float64."""
+    captions = neutral_captions(class_nouns)
+    parts = []
+    for start in range(0, len(captions), BATCH):
+        texts = captions[start : start + BATCH]
+        parts.append(encode_prompts(backbone, texts).states[counted(backbone, texts, "", "real")].double())
+    return torch.cat(parts)
+
+
+def neutral_grams(backbone: Backbone, class_nouns: Sequence[str], targets: Sequence[str]) -> Grams:
+    """X^T X of the states X of `neutral_captions`, encoded by the bare model, for those of the LoRA's layers that the text feeds.
+
+    Keys and values of cross-attention see nothing but these states, at any step and of any picture; what the other layers see
+    of a caption would have to be drawn, so they have no Gram here. The states are those of the words and the end marks.
+    """
+    adapters.detach(backbone)
+    modules = dict(backbone.unet.named_modules())
+    keys = {name: shared_key(name, modules[name].in_features) for name in attention_layers(backbone.unet, targets) if TEXT.fullmatch(name)}
+    states = neutral_states(backbone, class_nouns)
+    return Grams(sums=dict.fromkeys(keys.values(), states.T @ states), rows=dict.fromkeys(keys.values(), len(states)), keys=keys)

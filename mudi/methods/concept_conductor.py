@@ -1,22 +1,24 @@
 """Concept Conductor (arXiv 2408.03632), injection with boxes: a LoRA of each subject alone, drawn on a path of its own."""
 
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mudi import adapter_folder, adapters
+from mudi import adapter_folder
+from mudi.adapter_folder import CONCEPT
 from mudi.backbone import Backbone
-from mudi.merging.gathered import gather
 from mudi.methods.dreambooth import DreamBooth
-from mudi.modular.subject_fits import alone_by, deciding, fits_alone
+from mudi.modular.subject_fits import narrowed
 from mudi.options import Sampling
-from mudi.personalization import Personalization, hyperparameters
-from mudi.records import Adapter, Combination, Report
+from mudi.passes import Work
+from mudi.records import Adapter, Combination, Report, Subject
 from mudi.work_folder import clear_work
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptConductor(Personalization):
+class ConceptConductor(DreamBooth):
     """Hyperparameters: those of `DreamBooth`, for each subject's own fit; nothing is merged and nothing is fitted jointly.
 
     A picture is drawn by n + 1 paths for n subjects (`mudi.attention.injection`), so it costs n + 1 times as many passes of the UNet as a
@@ -28,8 +30,6 @@ class ConceptConductor(Personalization):
 
     name: ClassVar[str] = "concept_conductor"
     refits: ClassVar[bool] = False
-    steps: int = 1000
-    rank: int = 32
     sampling: Sampling = field(default_factory=lambda: Sampling(negative_prompt=None, gamma=0.0, layout="given"))
 
     def __post_init__(self) -> None:
@@ -49,32 +49,32 @@ class ConceptConductor(Personalization):
         """One LoRA a subject."""
         return (self.rank,) * subjects
 
-    def single_recipe(self, combination: Combination) -> dict[str, object]:
-        """What decides a subject's own fit beside the subject, the seed and the model: not how pictures are drawn with it."""
-        return deciding(alone_by(DreamBooth, self))
+    def subject_method(self, combination: Combination) -> DreamBooth:
+        """A DreamBooth of the same hyperparameters."""
+        return narrowed(DreamBooth, self)
 
     def steps_in_all(self, subjects: int) -> int:
         """Those of every subject's own fit."""
         return self.steps * subjects
 
-    def fit_singles(
-        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
-    ) -> list[Adapter]:
-        """The fits that are put side by side, or that of one subject."""
-        return fits_alone(alone_by(DreamBooth, self), self, backbone, combination, out_dir, report, only)
+    def work(self, combination: Combination) -> Work:
+        """Files are copied, nothing is trained."""
+        return Work(kind=f"gather {self.name}", steps=0)
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a LoRA to each subject, unless it is there, and store them side by side in `out_dir`.
 
         Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
         """
+        from mudi import adapters
+
         singles = self.fit_singles(backbone, combination, out_dir, report)
         adapters.detach(backbone)
         manifests = [adapter_folder.read_manifest(single.path) for single in singles]
         details = {
             "seed": self.single_seed, "backbone": backbone.name, "parameters": sum(m["parameters"] for m in manifests),
             "final_loss": sum(m["final_loss"] for m in manifests) / len(manifests),
-            "hyperparameters": hyperparameters(self),
+            "hyperparameters": self.hyperparameters(),
             "cut_tokens": {text: count for m in manifests for text, count in m["cut_tokens"].items()},
         }  # fmt: skip
         adapter = gather(
@@ -82,3 +82,29 @@ class ConceptConductor(Personalization):
         )  # fmt: skip
         clear_work(out_dir)
         return adapter
+
+
+def gather(
+    folder: Path, singles: Sequence[Adapter], subjects: Sequence[Subject], *, method: str, combination: str, details: dict
+) -> Adapter:
+    """Copy the LoRA of each subject's own fit into the adapter `folder`, and return that; it appears complete or not at all.
+
+    `subjects` are as prompts name them, in the order of `singles`. The manifest lists them under "concepts"; each file,
+    "concept_N.safetensors", is what diffusers' `load_lora_weights` reads. `adapters.put_on` puts all on under names of their
+    own, none of them active. Raises ValueError for a fit without a LoRA and for one that is not what was saved.
+    """
+    from mudi import adapters
+
+    staging, concepts = adapter_folder.begin(folder), []
+    for number, (single, subject) in enumerate(zip(singles, subjects, strict=True)):
+        settings, _ = adapters.read_lora(single)
+        shutil.copyfile(single.path / adapter_folder.WEIGHTS, staging / CONCEPT.format(number))
+        concepts.append(
+            {
+                "key": subject.key, "phrase": subject.phrase, "class_noun": subject.class_noun, "style": not subject.detection_query,
+                "lora": asdict(settings), "sha256": single.sha256,
+            }
+        )  # fmt: skip
+    return adapter_folder.finish(
+        staging, folder, method=method, combination=combination, round=0, lora=None, details={**details, "concepts": concepts}
+    )

@@ -6,15 +6,14 @@ from math import prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from mudi import adapter_folder, adapter_size, adapters
+from mudi import adapter_folder, adapter_size
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone, Residual
-from mudi.cones2.learn import Preserved, ResidualSettings, Tuning, learn_residual
-from mudi.examples import personal_examples, reference_pictures
-from mudi.fit import FitSettings
-from mudi.modular.subject_fits import after, fit_apart, single_fits
+from mudi.cones2.settings import Preserved, ResidualSettings, Tuning
+from mudi.modular.subject_fits import narrowed
 from mudi.options import Sampling
-from mudi.personalization import NOT_DECIDING, Personalization
+from mudi.passes import Work
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report, Subject
 from mudi.work_folder import clear_work, work_folder
 
@@ -23,9 +22,10 @@ LEARNING_RATES: Mapping[Tuning, float] = {"text_full": 5e-6, "text_lora": 1e-4, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cones2(Personalization):
-    """Hyperparameters; those of the optimiser and of the preservation are the release's (SD 2.1), those of `tuning` stand in
-    `mudi.cones2.learn.ResidualSettings`. `learning_rate` None is that of `LEARNING_RATES` for the tuning.
+class ResidualFit(PhotoFit):
+    """The fit of one subject's residual, and its hyperparameters; those of the optimiser and of the preservation are the release's
+    (SD 2.1), those of `tuning` stand in `mudi.cones2.settings.ResidualSettings`. `learning_rate` None is that of `LEARNING_RATES`
+    for the tuning.
 
     A subject is named by its class noun alone, without an identifier, in training as in prompts; two of the same noun
     take its occurrences in turn. Photos are trained with the bare noun for a prompt, whatever their captions say. The
@@ -57,12 +57,13 @@ class Cones2(Personalization):
     def __post_init__(self) -> None:
         if self.objective != "denoising":
             raise ValueError(f"objective = {self.objective!r}: Cones 2 has no other than 'denoising'; leave it out")
-        if isinstance(self.preserve_prompts, list):
-            object.__setattr__(self, "preserve_prompts", tuple(self.preserve_prompts))
         self.residual_settings()
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.tuning])
         super().__post_init__()
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return LEARNING_RATES[self.tuning] if self.learning_rate is None else self.learning_rate
 
     def residual_settings(self) -> ResidualSettings:
         """How each subject's residual is learnt; ValueError for a tuning or preservation that does not exist."""
@@ -70,6 +71,10 @@ class Cones2(Personalization):
             tuning=self.tuning, rank=self.rank, mark_weight=self.mark_weight, rest_weight=self.rest_weight,
             preserve_prompts=self.preserve_prompts,
         )  # fmt: skip
+
+    def hyperparameters(self) -> dict[str, object]:
+        """With the learning rate that a fit has."""
+        return {**super().hyperparameters(), "learning_rate": self.rate}
 
     def view(self, combination: Combination) -> Combination:
         """The combination with each subject named by its class noun alone, which is its photos' caption too."""
@@ -80,92 +85,117 @@ class Cones2(Personalization):
         for subject in self.view(combination).subjects:
             self.residual_settings().preserved(subject.class_noun)
 
-    def single_recipe(self, combination: Combination) -> dict[str, object]:
+    def recipe(self) -> dict[str, object]:
         """What decides a subject's fit beside the subject, the seed and the model."""
-        optimiser = {key: getattr(self, key) for key in ("steps", "learning_rate", "batch", "accumulation", "weight_decay")}
+        optimiser = {key: getattr(self, key) for key in ("steps", "batch", "accumulation", "weight_decay")}
         how = {"tuning": self.tuning} if self.tuning == "direct" else asdict(self.residual_settings())
-        return {"method": self.name, **optimiser, **how}
+        return {"method": self.name, **optimiser, "learning_rate": self.rate, **how}
 
-    def steps_in_all(self, subjects: int) -> int:
-        """Those of every subject's own fit."""
-        return self.steps * subjects
+    def described(self) -> str:
+        """The name, the tuning and its rank."""
+        return f"{self.name} {self.tuning} rank={self.rank}"
+
+    def stored_numbers(self, architecture: Architecture, combination: Combination) -> int:
+        """Those of the residuals."""
+        return adapter_size.parameters(self._shapes(architecture, combination))
 
     def adapter_numbers(self, architecture: Architecture, combination: Combination, alone: int | None) -> tuple[int, int]:
-        """The numbers a fit trains, most of which are not stored, and the bytes of all residuals and of each subject's own."""
-        nouns = {subject.key: subject.class_noun for subject in self.view(combination).subjects}
-        shapes = adapter_size.residual_shapes(architecture, nouns)
-        own = [adapter_size.residual_shapes(architecture, {key: noun}) for key, noun in nouns.items()]
-        sizes = [adapter_size.file_bytes(of_subject, {"format": "pt"}) for of_subject in (shapes, *own[: alone or 0])]
+        """A fit trains numbers of which most are not stored."""
+        shapes = self._shapes(architecture, combination)
         trained = {
             "text_full": adapter_size.encoder_parameters(architecture),
             "text_lora": adapter_size.encoder_lora_parameters(architecture, self.rank),
             "direct": max(map(prod, shapes.values())),
         }
-        return trained[self.tuning], sum(sizes)
+        return trained[self.tuning], adapter_size.FLOAT32 * adapter_size.parameters(shapes)
 
-    def fit_singles(
-        self, backbone: Backbone, combination: Combination, out_dir: Path, report: Report | None = None, only: str | None = None
-    ) -> list[Adapter]:
-        """Each subject's residual as an adapter of its own, or that of one subject."""
-        named, work = self.view(combination), work_folder(out_dir)
-        wanted = tuple(subject for subject in named.subjects if only in (None, subject.key))
-        keys = [subject.key for subject in wanted]
+    def _shapes(self, architecture: Architecture, combination: Combination) -> adapter_size.Shapes:
+        return adapter_size.residual_shapes(architecture, {s.key: s.class_noun for s in self.view(combination).subjects})
 
-        def fit_one(alone: Combination, folder: Path, seed: int) -> Adapter:
-            onwards = after(report, self.steps * keys.index(alone.key))
-            return fit_apart(lambda apart: self._fit_one(backbone, alone, apart, seed, onwards), folder, work)
+    def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
+        """Fit the residual of the combination's only subject and store it in `out_dir`."""
+        from mudi import adapters
+        from mudi.cones2.learn import learn_residual
+        from mudi.examples import personal_examples, reference_pictures
+        from mudi.fit import FitSettings
 
-        folder = Path(self.singles) if self.singles else work / "subjects"
-        recipe = self.single_recipe(combination)
-        return single_fits(backbone, replace(named, subjects=wanted), recipe, self.single_seed, folder, fit_one)
+        (subject,) = self.view(combination).subjects
+        adapters.detach(backbone)
+        pictures = reference_pictures(self.view(combination), backbone.resolution, masks=False)
+        settings = FitSettings(
+            steps=self.steps, learning_rate=self.rate, batch=self.batch, accumulation=self.accumulation, weight_decay=self.weight_decay
+        )
+        learnt = learn_residual(
+            backbone, subject.class_noun, personal_examples(pictures, [], batch=self.batch), settings, self.residual_settings(),
+            work=work_folder(out_dir), seed=seed, report=report,
+        )  # fmt: skip
+        residual = Residual(key=subject.key, words=subject.class_noun, values=learnt.values)
+        return self._save(backbone, out_dir, combination.key, [residual], {"losses": [learnt.loss], "parameters": learnt.trained})
+
+    def _save(self, backbone: Backbone, folder: Path, key: str, residuals: Sequence[Residual], facts: Mapping) -> Adapter:
+        """Store residuals; the manifest says of each how large it is, in which number format, and for which model.
+
+        facts: the `losses` of their fits, how many numbers a fit moved (`parameters`), most of which are not stored, and details.
+        """
+        from mudi import adapters
+
+        losses, others = facts["losses"], {name: fact for name, fact in facts.items() if name != "losses"}
+        details = {
+            "seed": self.single_seed, "backbone": backbone.name, "final_loss": sum(losses) / len(losses), "cut_tokens": {},
+            "hyperparameters": self.hyperparameters(),
+            "residuals": {r.key: _described(r, backbone, loss) for r, loss in zip(residuals, losses, strict=True)}, **others,
+        }  # fmt: skip
+        return adapters.save(backbone, folder, None, method=self.name, combination=key, round=0, details=details, residuals=residuals)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cones2(ResidualFit):
+    """Hyperparameters: those of `ResidualFit`, for each subject's own fit."""
+
+    def subject_method(self, combination: Combination) -> ResidualFit:
+        """The residual fit of the same hyperparameters."""
+        return narrowed(ResidualFit, self)
+
+    def steps_in_all(self, subjects: int) -> int:
+        """Those of every subject's own fit."""
+        return self.steps * subjects
+
+    def work(self, combination: Combination) -> Work:
+        """Residuals are put side by side, nothing is trained."""
+        return Work(kind=f"gather {self.name}", steps=0)
+
+    def adapter_numbers(self, architecture: Architecture, combination: Combination, alone: int | None) -> tuple[int, int]:
+        """The numbers a fit trains, and the bytes of all residuals and of each subject's own."""
+        trained, size = super().adapter_numbers(architecture, combination, None)
+        subjects = [replace(combination, subjects=(subject,)) for subject in combination.subjects[: alone or 0]]
+        own = (self.stored_numbers(architecture, subject) for subject in subjects)
+        return trained, size + adapter_size.FLOAT32 * sum(own)
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit the residual of each subject that has none yet, and store those of all, in their order, in `out_dir`.
 
         Of the seeds it is `single_seed` that decides, since a subject is the same in every combination.
         """
+        from mudi import adapters
+
         fitted = self.fit_singles(backbone, combination, out_dir, report)
         keys = [subject.key for subject in combination.subjects]
         residuals = [_residual(backbone, adapter, key) for adapter, key in zip(fitted, keys, strict=True)]
         adapters.detach(backbone)
         manifests = [adapter_folder.read_manifest(adapter.path) for adapter in fitted]
-        adapter = self._save(
-            backbone, out_dir, combination.key, residuals, [m["final_loss"] for m in manifests],
-            max(m["parameters"] for m in manifests), subjects=[adapter.sha256 for adapter in fitted],
-        )  # fmt: skip
+        facts = {
+            "losses": [m["final_loss"] for m in manifests], "parameters": max(m["parameters"] for m in manifests),
+            "subjects": [adapter.sha256 for adapter in fitted],
+        }  # fmt: skip
+        adapter = self._save(backbone, out_dir, combination.key, residuals, facts)
         clear_work(out_dir)
         return adapter
 
-    def _fit_one(self, backbone: Backbone, alone: Combination, folder: Path, seed: int, report: Report | None) -> Adapter:
-        (subject,) = alone.subjects
-        adapters.detach(backbone)
-        pictures = reference_pictures(alone, backbone.resolution, masks=False)
-        settings = FitSettings(
-            steps=self.steps, learning_rate=self.learning_rate, batch=self.batch, accumulation=self.accumulation,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
-        learnt = learn_residual(
-            backbone, subject.class_noun, personal_examples(pictures, [], batch=self.batch), settings, self.residual_settings(),
-            work=work_folder(folder), seed=seed, report=report,
-        )  # fmt: skip
-        residual = Residual(key=subject.key, words=subject.class_noun, values=learnt.values)
-        return self._save(backbone, folder, alone.key, [residual], [learnt.loss], learnt.trained)
 
-    def _save(
-        self, backbone: Backbone, folder: Path, key: str, residuals: Sequence[Residual], losses: Sequence[float], trained: int,
-        **details: object,
-    ) -> Adapter:  # fmt: skip
-        """Store residuals; the manifest says of each how large it is, in which number format, and for which model.
-
-        `trained`: how many numbers a fit moved, most of which are not stored.
-        """
-        hyperparameters = {name: value for name, value in asdict(self).items() if name not in NOT_DECIDING}
-        details |= {
-            "seed": self.single_seed, "backbone": backbone.name, "final_loss": sum(losses) / len(losses), "cut_tokens": {},
-            "hyperparameters": hyperparameters, "parameters": trained,
-            "residuals": {r.key: _described(r, backbone, loss) for r, loss in zip(residuals, losses, strict=True)},
-        }  # fmt: skip
-        return adapters.save(backbone, folder, None, method=self.name, combination=key, round=0, details=details, residuals=residuals)
+def cones2(**values: object) -> Cones2:
+    """The method by the values of a file, in which a list stands for a tuple."""
+    prompts = values.get("preserve_prompts")
+    return Cones2(**{**values, "preserve_prompts": tuple(prompts)} if isinstance(prompts, list) else values)
 
 
 def _bare(subject: Subject) -> Subject:
@@ -175,6 +205,8 @@ def _bare(subject: Subject) -> Subject:
 
 def _residual(backbone: Backbone, adapter: Adapter, key: str) -> Residual:
     """The residual of a fit of one subject, which may have had another key in the combination that it was made for."""
+    from mudi import adapters
+
     adapters.put_on(backbone, adapter)
     (residual,) = backbone.residuals
     return replace(residual, key=key)

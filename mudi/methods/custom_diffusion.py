@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from mudi.backbone import Backbone
-from mudi.first_fit import personalize
 from mudi.options import Sampling
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report
 
 TARGETS = ("attn2.to_k", "attn2.to_v")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomDiffusion(Personalization):
+class CustomDiffusion(PhotoFit):
     """Hyperparameters as MuDI compares it: rank 128 or 32 rather than full matrices, prior preservation.
 
     Rows start at the identifier's own row, a rare word, as in the release. The official SDXL script
@@ -31,5 +30,7 @@ class CustomDiffusion(Personalization):
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA and a row for each identifier on the plain photos, and store both in `out_dir`."""
+        from mudi.first_fit import Training, personalize
+
         starts = {subject.identifier: subject.identifier for subject in combination.subjects}
-        return personalize(self, backbone, combination, out_dir, seed, lora=self.lora(), row_starts=starts, report=report)
+        return personalize(self, backbone, combination, out_dir, seed, Training(lora=self.lora(), row_starts=starts), report)

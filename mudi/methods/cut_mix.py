@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from mudi.backbone import Backbone
-from mudi.examples import cut_mixing
-from mudi.first_fit import personalize
 from mudi.options import Sampling
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutMix(Personalization):
+class CutMix(PhotoFit):
     """Hyperparameters as MuDI compares it: Seg-Mix's steps and probability (SVDiff itself mixes with 0.6), no
     unmix regularization, no negative prompt. "{subjects}" in a negative prompt stands for the super-categories,
     "a dog and a dog", the prompt against stitching that the paper finds to oversaturate."""
@@ -27,7 +25,10 @@ class CutMix(Personalization):
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA on photos and pairs of photo halves, and store it in `out_dir`."""
-        return personalize(
-            self, backbone, combination, out_dir, seed, lora=self.lora(),
-            mix=cut_mixing(backbone.resolution), mix_probability=self.mix_probability, mix_from_step=self.mix_from_step, report=report,
-        )  # fmt: skip
+        from mudi.examples import cut_mixing
+        from mudi.first_fit import Training, personalize
+
+        training = Training(
+            lora=self.lora(), mix=cut_mixing(backbone.resolution), mix_probability=self.mix_probability, mix_from_step=self.mix_from_step
+        )
+        return personalize(self, backbone, combination, out_dir, seed, training, report)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from mudi.backbone import Backbone
-from mudi.first_fit import personalize
 from mudi.options import Sampling
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamBooth(Personalization):
+class DreamBooth(PhotoFit):
     """Hyperparameters: 1000 steps and rank 32 as in MuDI's tables; plain noise and no negative prompt."""
 
     name: ClassVar[str] = "dreambooth"
@@ -22,4 +21,6 @@ class DreamBooth(Personalization):
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA on the plain photos of all subjects and store it in `out_dir`."""
-        return personalize(self, backbone, combination, out_dir, seed, lora=self.lora(), report=report)
+        from mudi.first_fit import Training, personalize
+
+        return personalize(self, backbone, combination, out_dir, seed, Training(lora=self.lora()), report)

@@ -5,23 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mudi.backbone import Backbone
-from mudi.examples import Picture, square_photo
-from mudi.first_fit import personalize
 from mudi.options import Sampling
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report, Subject
+
+if TYPE_CHECKING:
+    import torch
+
+    from mudi.examples import Picture
 
 WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDLora(Personalization):
+class EDLora(PhotoFit):
     """Hyperparameters of an ED-LoRA; defaults are the released configuration's of one concept on Stable Diffusion 1.5.
 
     A row for the identifier starts at normal numbers of `row_deviation`; with `class_row` the class noun has one too, which
@@ -59,25 +59,38 @@ class EDLora(Personalization):
         """Photos are cut out for a masked loss alone."""
         return self.masked_loss
 
+    def among(self, combination: Combination) -> "EDLora":
+        """Without a class row if one subject's would stand in another's phrase."""
+        return replace(self, class_row=False) if self.class_row and share_a_noun(self.view(combination).subjects) else self
+
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA and the rows of each subject, and store both in `out_dir`."""
+        import torch
+
+        from mudi.first_fit import Training, personalize
+
         source, starts = torch.Generator().manual_seed(seed), {}
         for subject in self.view(combination).subjects:
             starts[subject.identifier] = _random_row(backbone, self.row_deviation, source)
             if self.class_row and _is_one_token(backbone, subject):
                 starts[subject.class_noun] = subject.class_noun
         weigh = partial(on_the_subject, latent_side=backbone.resolution // backbone.latent_factor) if self.masked_loss else None
-        return personalize(
-            self, backbone, combination, out_dir, seed, lora=self.lora(), row_starts=starts, row_learning_rate=self.row_learning_rate,
-            weigh=weigh, noise_offset=self.noise_offset, report=report,
-        )  # fmt: skip
+        training = Training(
+            lora=self.lora(), row_starts=starts, row_learning_rate=self.row_learning_rate, weigh=weigh, noise_offset=self.noise_offset
+        )
+        return personalize(self, backbone, combination, out_dir, seed, training, report)
 
 
-def on_the_subject(picture: Picture, latent_side: int) -> Picture:
+def on_the_subject(picture: "Picture", latent_side: int) -> "Picture":
     """The picture with its mask for loss weights, of mean 1 over the latents: the mean squared error becomes that of the subject.
 
     The square of the photo is the loop's own. Raises ValueError if the subject lies outside of it.
     """
+    import numpy as np
+    import torch
+
+    from mudi.examples import square_photo
+
     shown = picture.segment.mask.astype(np.uint8)[..., None].repeat(3, -1) * 255
     mask = square_photo(shown, picture.image.shape[0])[..., 0].astype(np.float32) / 255
     seen = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None], (latent_side, latent_side), mode="bilinear").mean().item()
@@ -86,7 +99,9 @@ def on_the_subject(picture: Picture, latent_side: int) -> Picture:
     return replace(picture, weight=mask / seen)
 
 
-def _random_row(backbone: Backbone, deviation: float, source: torch.Generator) -> dict[str, torch.Tensor]:
+def _random_row(backbone: Backbone, deviation: float, source: "torch.Generator") -> "dict[str, torch.Tensor]":
+    import torch
+
     widths = {key: encoder.config.hidden_size for key, (_, encoder) in backbone.readers.items()}
     return {key: deviation * torch.randn(width, generator=source) for key, width in widths.items()}
 

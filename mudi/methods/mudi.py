@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from mudi.backbone import Backbone
-from mudi.examples import seg_mixing
-from mudi.first_fit import personalize
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class MuDI(Personalization):
+class MuDI(PhotoFit):
     """Hyperparameters. Defaults follow the paper's tables: prior preservation and 1200 steps (its dogs); the
     released code trains 2010 steps of DCO.
 
@@ -39,9 +37,13 @@ class MuDI(Personalization):
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a fresh LoRA on the references and store it in `out_dir`."""
+        from mudi.examples import seg_mixing
+        from mudi.first_fit import Training, personalize
+
         many = len(combination.subjects) > 2
         mix = seg_mixing(backbone.resolution, self.background_weight, self.sampling.scales, self.sampling.overlap)
-        return personalize(
-            self, backbone, combination, out_dir, seed, lora=self.lora(), mix=mix,
-            mix_probability=self.mix_probability_many if many else self.mix_probability, mix_from_step=self.mix_from_step, report=report,
+        training = Training(
+            lora=self.lora(), mix=mix, mix_probability=self.mix_probability_many if many else self.mix_probability,
+            mix_from_step=self.mix_from_step,
         )  # fmt: skip
+        return personalize(self, backbone, combination, out_dir, seed, training, report)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mudi.backbone import Backbone
-from mudi.first_fit import personalize
 from mudi.options import Sampling
-from mudi.personalization import Personalization
+from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextualInversion(Personalization):
+class TextualInversion(PhotoFit):
     """Hyperparameters: MuDI's paper gives none; diffusers' SDXL example trains at 5e-4 with accumulation 4.
 
     Rows start at the class noun, as the original's do. All subjects are fitted jointly.
@@ -30,5 +29,7 @@ class TextualInversion(Personalization):
 
     def train(self, backbone: Backbone, combination: Combination, out_dir: Path, seed: int, report: Report | None = None) -> Adapter:
         """Fit a row for each identifier on the plain photos and store them in `out_dir`."""
+        from mudi.first_fit import Training, personalize
+
         starts = {subject.identifier: subject.class_noun for subject in self.view(combination).subjects}
-        return personalize(self, backbone, combination, out_dir, seed, lora=None, row_starts=starts, report=report)
+        return personalize(self, backbone, combination, out_dir, seed, Training(row_starts=starts), report)

@@ -1,7 +1,7 @@
 """The metrics a run can ask for, by name: each maps images, a prompt and a combination to named scores.
 
 A metric declares `NAMES`, the scores it can yield and whether higher is better, and `MODELS`, the keys of a run
-file's `models` whose weights it is built with, as keyword arguments.
+file's `models` whose weights it is built with, as keyword arguments. What computes is imported where it computes, as in `mudi.methods`.
 """
 
 from mudi.metrics.clip_score import ClipScore

@@ -9,9 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.checkpoints.clip_text import text_cosines
 from mudi.metrics.prompt_orders import orders
-from mudi.models import load_clip
 from mudi.records import Combination, Prompt, Score
 
 
@@ -24,10 +22,14 @@ class ClipScore:
 
     def __init__(self, device: str = "cpu", clip: str = "miniature"):
         """Loads the model once; `clip` is "miniature", a folder or a hub id with a revision."""
+        from mudi.models import load_clip
+
         self.clip = load_clip(clip, device)
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its score in -1..1, with the value of each order in the details."""
+        from mudi.checkpoints.clip_text import text_cosines
+
         texts = orders(prompt.text, combination)
         rows = text_cosines(self.clip, images, texts).double()
         return [

@@ -12,15 +12,16 @@ A wrong number of boxes scores 0: a subject is missing, doubled or detected twic
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from mudi.detect import detect
-from mudi.embed import Embedder, embed, square_crop
-from mudi.models import EMBEDDERS, load_detector, load_embedder
+from mudi.model_facts import EMBEDDER_KINDS
 from mudi.records import Combination, Detection, Prompt, Score, Subject
 from mudi.user_files.photos import read_image
+
+if TYPE_CHECKING:
+    from mudi.embed import Embedder
 
 
 def linear_score(similarity: np.ndarray) -> float:
@@ -31,6 +32,8 @@ def linear_score(similarity: np.ndarray) -> float:
     Algorithm 3, |S00 - S01 - S10 + S11|; the paper defines no score for more subjects. One subject
     scores S00. 0 if M != N.
     """
+    from scipy.optimize import linear_sum_assignment
+
     similarity = _checked(similarity)
     boxes, subjects = similarity.shape
     if boxes != subjects:
@@ -105,7 +108,7 @@ def score_count(boxes: Sequence[Detection], subjects: int, scorer: str) -> Score
 class Compare:
     """The second half of the metric, from boxes to scores; embeds the photos of each combination once."""
 
-    def __init__(self, embedders: Sequence[Embedder], detected_by: str):
+    def __init__(self, embedders: "Sequence[Embedder]", detected_by: str):
         """`detected_by` says where the boxes come from, and is stored beside each score."""
         self.embedders = tuple(embedders)
         self.detected_by = detected_by
@@ -115,6 +118,8 @@ class Compare:
         self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]], combination: Combination
     ) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3) and its boxes, `count_correct` and three scores an embedder."""
+        from mudi.embed import embed, square_crop
+
         scores = [[score_count(boxes, len(combination.objects), self.detected_by)] for boxes in detections]
         crops = [square_crop(image, box.box_xyxy) for image, boxes in zip(images, detections, strict=True) for box in boxes]
         ends = np.cumsum([len(boxes) for boxes in detections])
@@ -130,6 +135,8 @@ class Compare:
 
     def _references(self, subjects: tuple[Subject, ...]) -> dict[str, list[np.ndarray]]:
         """Embedder kind -> one (R_j, D) a subject, of whole photos: the paper neither masks nor crops them."""
+        from mudi.embed import embed
+
         if subjects not in self._reference_embeddings:
             photos = [[read_image(reference.image_path) for reference in subject.references] for subject in subjects]
             self._reference_embeddings[subjects] = {
@@ -143,7 +150,7 @@ class DetectAndCompare:
 
     MODELS = ("detector", "embedders")
     # Every name this metric can yield, and whether higher is better.
-    NAMES = {"count_correct": True} | {f"dnc_{form}_{kind}": True for kind in EMBEDDERS for form in ("linear", "max", "gt")}
+    NAMES = {"count_correct": True} | {f"dnc_{form}_{kind}": True for kind in EMBEDDER_KINDS for form in ("linear", "max", "gt")}
 
     def __init__(
         self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] | None = None, threshold: float = 0.4
@@ -153,13 +160,18 @@ class DetectAndCompare:
         embedders: kind (dreamsim, dinov2) -> name of its weights; both of the miniature if not given.
         threshold: least confidence of a box; the released code uses 0.4 in its evaluation and 0.25 as default.
         """
+        from mudi.models import load_detector, load_embedder
+
         self.detector = load_detector(detector, device)
         self.threshold = threshold
-        loaded = [load_embedder(kind, name, device) for kind, name in (embedders or dict.fromkeys(EMBEDDERS, "miniature")).items()]
+        chosen = embedders or dict.fromkeys(EMBEDDER_KINDS, "miniature")
+        loaded = [load_embedder(kind, name, device) for kind, name in chosen.items()]
         self.compare = Compare(loaded, f"owlv2 {self.detector.name} > {threshold}")
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its scores. The prompt plays no part: only the subjects count."""
+        from mudi.detect import detect
+
         queries = [subject.detection_query for subject in combination.objects]
         detections = detect(self.detector, images, [queries] * len(images), self.threshold)
         return self.compare(images, detections, combination)

@@ -11,8 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.model_facts import find_folder
-from mudi.oracle import PAIR, asked_place, judge, load_oracle, read_traits, verdict
+from mudi.model_facts import PAIR, find_folder
 from mudi.records import Combination, Prompt, Score, Subject
 
 TRUTH = "truth.json"
@@ -27,10 +26,14 @@ class IdentityOracle:
 
     def __init__(self, device: str = "cpu", oracle: str = "miniature"):
         """Loads the network once; `oracle` is "miniature", a folder or a hub id."""
+        from mudi.oracle import load_oracle
+
         self.oracle = load_oracle(find_folder(oracle, "oracle"), device, oracle)
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its scores; ValueError if the truth is missing or the subjects are not two."""
+        from mudi.oracle import asked_place, judge, verdict
+
         if len(combination.subjects) != PAIR:
             raise ValueError(f"combination {combination.key!r} has {len(combination.subjects)} subjects; the oracle reads pairs only")
         identities = [true_traits(subject, self.oracle.config.attributes) for subject in combination.subjects]
@@ -63,6 +66,8 @@ def require_truth(combination: Combination) -> None:
 
 def true_traits(subject: Subject, attributes: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Attribute -> value of a rendered subject, from the truth.json beside its first photo; ValueError if it is not there."""
+    from mudi.oracle import read_traits
+
     path, words = _read_truth(subject)
     try:
         return read_traits(words, attributes)

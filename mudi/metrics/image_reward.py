@@ -8,9 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.checkpoints.blip_reward import rewards
 from mudi.metrics.prompt_orders import orders
-from mudi.models import load_reward
 from mudi.records import Combination, Prompt, Score
 
 
@@ -23,10 +21,14 @@ class ImageRewardScore:
 
     def __init__(self, device: str = "cpu", image_reward: str = "miniature"):
         """Loads the network once; `image_reward` is "miniature", a folder of `blip_reward.save_reward` or a hub id with a revision."""
+        from mudi.models import load_reward
+
         self.reward = load_reward(image_reward, device)
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its score, with the value of each order in the details."""
+        from mudi.checkpoints.blip_reward import rewards
+
         texts = orders(prompt.text, combination)
         rows = rewards(self.reward, images, texts).double()
         return [

@@ -9,8 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mudi.embed import embed
-from mudi.models import EMBEDDERS, load_embedder
+from mudi.model_facts import EMBEDDER_KINDS
 from mudi.records import Combination, Prompt, Score, Subject
 from mudi.user_files.photos import read_image
 
@@ -25,15 +24,20 @@ class WholeImage:
 
     MODELS: ClassVar[tuple[str, ...]] = ("embedders",)
     # Every name this metric can yield, and whether higher is better.
-    NAMES: ClassVar[dict[str, bool]] = {f"image_{kind}": True for kind in EMBEDDERS}
+    NAMES: ClassVar[dict[str, bool]] = {f"image_{kind}": True for kind in EMBEDDER_KINDS}
 
     def __init__(self, device: str = "cpu", embedders: Mapping[str, str] | None = None):
         """Loads the models once. embedders: kind (dreamsim, dinov2) -> name of its weights; both of the miniature if not given."""
-        self.embedders = [load_embedder(kind, name, device) for kind, name in (embedders or dict.fromkeys(EMBEDDERS, "miniature")).items()]
+        from mudi.models import load_embedder
+
+        chosen = embedders or dict.fromkeys(EMBEDDER_KINDS, "miniature")
+        self.embedders = [load_embedder(kind, name, device) for kind, name in chosen.items()]
         self._reference_embeddings: dict[tuple[Subject, ...], dict[str, np.ndarray]] = {}
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its scores in -1..1. The prompt plays no part."""
+        from mudi.embed import embed
+
         columns = []
         for embedder in self.embedders:
             references = self._references(combination.subjects)[embedder.kind]
@@ -44,6 +48,8 @@ class WholeImage:
 
     def _references(self, subjects: tuple[Subject, ...]) -> dict[str, np.ndarray]:
         """Embedder kind -> (R, D) of the whole photos of all subjects."""
+        from mudi.embed import embed
+
         if subjects not in self._reference_embeddings:
             photos = [read_image(reference.image_path) for subject in subjects for reference in subject.references]
             self._reference_embeddings[subjects] = {embedder.kind: embed(embedder, photos).numpy() for embedder in self.embedders}

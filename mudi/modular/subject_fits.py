@@ -7,23 +7,25 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mudi import adapter_folder
 from mudi.backbone import Backbone
 from mudi.dataset import file_sha256
 from mudi.model_facts import weights_identity
-from mudi.personalization import Personalization, hyperparameters
 from mudi.records import Adapter, Combination, Report, Subject
 from mudi.work_folder import work_folder
 
+if TYPE_CHECKING:
+    from mudi.personalization import Personalization, PhotoFit
+
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
 FitOne = Callable[[Combination, Path, int], Adapter]
-Alone = TypeVar("Alone", bound=Personalization)
+Alone = TypeVar("Alone", bound="PhotoFit")
 
 
 def fits_alone(
-    single: Personalization, owner: Personalization, backbone: Backbone, combination: Combination, out_dir: Path,
+    single: "PhotoFit", owner: "Personalization", backbone: Backbone, combination: Combination, out_dir: Path,
     report: Report | None = None, only: str | None = None,
 ) -> list[Adapter]:  # fmt: skip
     """The adapter of each subject alone by the method `single`, for a method `owner` that makes its own of them in `out_dir`; of
@@ -34,8 +36,8 @@ def fits_alone(
     no other combination's fit of the same subject writes, and comes to its place whole. Raises ValueError before anything
     is fitted if subjects share an identifier.
     """
-    require_own_identifiers(combination)
     named = owner.view(combination)
+    require_own_identifiers(named)
     wanted = [subject for subject in named.subjects if only in (None, subject.key)]
     keys, work = [subject.key for subject in wanted], work_folder(out_dir)
     folder = Path(owner.singles) if owner.singles else work / "subjects"
@@ -44,21 +46,12 @@ def fits_alone(
         onwards = after(report, keys.index(alone.key) * single.steps)
         return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
 
-    return single_fits(backbone, replace(named, subjects=tuple(wanted)), deciding(single), owner.single_seed, folder, fit_one)
+    return single_fits(backbone, replace(named, subjects=tuple(wanted)), single.recipe(), owner.single_seed, folder, fit_one)
 
 
-def alone_by(method: type[Alone], owner: Personalization) -> Alone:
-    """The method `method` with the hyperparameters that `owner` shares with it, sampling left out: fits do not depend on it."""
-    shared = [field.name for field in fields(method) if hasattr(owner, field.name) and field.name != "sampling"]
-    return method(**{name: getattr(owner, name) for name in shared})
-
-
-def deciding(single: Personalization) -> dict:
-    """What of a method decides its fits, so that arms which differ elsewhere share them."""
-    unused = {"sampling", "single_seed"}
-    if single.objective != "prior_preservation":
-        unused |= {"detector", "segmenter", *(field.name for field in fields(single) if field.name.startswith("prior_"))}
-    return {"method": single.name, **{key: value for key, value in hyperparameters(single).items() if key not in unused}}
+def narrowed(method: type[Alone], owner: Alone) -> Alone:
+    """The value of `method` with the hyperparameters that `owner`, of a subclass of it, has."""
+    return method(**{of.name: getattr(owner, of.name) for of in fields(method)})
 
 
 def after(report: Report | None, steps: int) -> Report | None:
@@ -67,10 +60,11 @@ def after(report: Report | None, steps: int) -> Report | None:
 
 
 def require_own_identifiers(combination: Combination) -> None:
-    """Raise ValueError if two subjects have one identifier: fitted alone and merged, it would have to mean both."""
+    """Raise ValueError if two subjects have one identifier: fitted alone and merged, it would have to mean both. A method that
+    names subjects without identifiers has none to share."""
     words = [subject.identifier.lower() for subject in combination.subjects]
     for index, word in enumerate(words):
-        if word in words[:index]:
+        if word and word in words[:index]:
             first, second = (combination.subjects[i].key for i in (words.index(word), index))
             raise ValueError(
                 f"{combination.key}: subjects {first!r} and {second!r} both have the identifier {word!r}; give each its own rare word"

@@ -91,7 +91,7 @@ def subject_fits(jobs: Sequence[FitJob]) -> tuple[FitJob, ...]:
     found: dict[Path, FitJob] = {}
     for job in sorted(jobs, key=lambda job: finished(job) is not None):
         for subject, place in zip(job.combination.subjects, _united(job), strict=False):
-            steps = options_of(job).steps
+            steps = options_of(job).subject_method(job.combination).steps
             found.setdefault(place, replace(job, label=f"{job.label}, {subject.key} alone", alone=subject.key, steps=steps))
     return tuple(found.values())
 

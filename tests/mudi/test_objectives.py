@@ -46,6 +46,15 @@ def test_prior_weight_scales_the_prior_alone():
     torch.testing.assert_close(none, denoising_loss(prediction, noise))
 
 
+def test_prior_preservation_by_hand():
+    """Own errors 1 and 3 weighted 1 and 0.5: (1 + 4.5) / 2 = 2.75; a class photo with errors 2 and 4: 10, at 0.3: 5.75. Weights of
+    the subject's photo do not reach the class photo; without one 2.75 is left."""
+    own, prior = torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[[2.0, 4.0]]]])
+    zeros, weights = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.5]]]])
+    assert prior_preservation_loss(own, zeros, prior, zeros, 0.3, weights).item() == pytest.approx(5.75)
+    assert prior_preservation_loss(own, zeros, prior[:0], zeros[:0], 0.3, weights).item() == 2.75
+
+
 def test_kl_is_zero_where_the_models_agree():
     (prediction,) = draws(1)
     assert kl_penalty(prediction, prediction).item() == 0
