@@ -3,28 +3,25 @@
 A calibration is one JSON file a device type and setting, `RUNS/_calibration/DEVICE-DIGEST.json`; the digest is of what
 all its rates depend on (backbone, precision, resolution, threads), the rest stands in the name of each rate:
 
-    fit mudi rank=16 mix=0.3 rows=6 ...   seconds of an optimiser step; `other`: of all else in a fit but loading
-    refit ..., refine ...                 the same of refits and of refinements of merges
-    merge ..., gather ...                 seconds of a whole merge without steps
-    draw batch=8 guided shifted           seconds of a call of the UNet for a chunk; `other`: of all around the calls
-    detect NAME, compare NAME, judge NAME seconds a picture; metrics of a benchmark are measured together
-    start run                             seconds from the start of a run to its first piece of work
-    png                                   bytes a picture
-
-Names that no plan asks for stay where they are.
+    fit mudi rank=16 ..., refit ..., refine ...  seconds of an optimiser step; `other`: of all else in a fit but loading
+    merge ..., gather ...                        seconds of a merge without steps
+    draw batch=8 guided shifted                  seconds of a call of the UNet for a chunk; `other`: of all around the calls
+    detect NAME, compare NAME, judge NAMES       seconds a picture; metrics of a benchmark are measured together
+    start run                                    seconds from the start of a run to its first piece of work
+    png                                          bytes a picture
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mudi.adapter_size import known_architecture
 from pipeline.assignments import located
-from pipeline.settings.benchmark_config import BenchmarkConfig
-from pipeline.settings.config import RunConfig, workers_of
+from pipeline.ready import Config
+from pipeline.settings.config import workers_of
 from pipeline.tables.journal import publish
 from pipeline.tables.run_folder import run_folder
 
@@ -51,36 +48,34 @@ class Calibration:
     settings: Mapping
     rates: Mapping[str, Rate] = field(default_factory=dict)
 
-    def with_rates(self, rates: Mapping[str, Rate]) -> "Calibration":
-        """The same with these rates added or replaced."""
-        return Calibration(device=self.device, settings=self.settings, rates={**self.rates, **rates})
 
-
-def settings_of(config: RunConfig | BenchmarkConfig) -> dict:
+def settings_of(config: Config) -> dict:
     """What all rates of a calibration depend on."""
     stages = workers_of(config.cluster.model_dump(mode="json"))
     return {
-        "backbone": located(config.models.backbone),
-        "precision": config.precision,
-        "side": known_architecture(config.models.backbone).side,
-        "workers": {**stages, "judge": stages["fit"]},
-    }
+        "backbone": located(config.models.backbone), "precision": config.precision,
+        "side": known_architecture(config.models.backbone).side, "workers": {**stages, "judge": stages["fit"]},
+    }  # fmt: skip
 
 
-def calibrations(config: RunConfig | BenchmarkConfig) -> list[Calibration]:
+def calibrations(config: Config) -> list[Calibration]:
     """Every stored calibration for the settings of this run file, by device. ValueError for a file that cannot be read."""
-    settings = settings_of(config)
-    folder = run_folder(config.runs, FOLDER)
-    return [_read(path) for path in sorted(folder.glob(f"*-{_digest(settings)}.json"))]
+    return [_read(path) for path in sorted(run_folder(config.runs, FOLDER).glob(f"*-{_digest(settings_of(config))}.json"))]
 
 
-def find(config: RunConfig | BenchmarkConfig, device: str) -> Calibration:
+def find(config: Config, device: str) -> Calibration:
     """The stored calibration of a type of device, or an empty one."""
     stored = {calibration.device: calibration for calibration in calibrations(config)}
     return stored.get(device) or Calibration(device=device, settings=settings_of(config))
 
 
-def store(config: RunConfig | BenchmarkConfig, calibration: Calibration) -> Path:
+def add(config: Config, device: str, rates: Mapping[str, Rate]) -> Path:
+    """Writes these rates, beside those of other names that are stored already, by rename, and returns the file."""
+    known = find(config, device)
+    return store(config, replace(known, rates={**known.rates, **rates}))
+
+
+def store(config: Config, calibration: Calibration) -> Path:
     """Writes a calibration by rename and returns its file."""
     slug = re.sub(r"[^a-z0-9]+", "-", calibration.device.lower()).strip("-")
     rates = {name: asdict(rate) for name, rate in sorted(calibration.rates.items())}
@@ -90,17 +85,21 @@ def store(config: RunConfig | BenchmarkConfig, calibration: Calibration) -> Path
     return publish(folder, f"{slug}-{_digest(calibration.settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
 
 
-def scorer_names(config: RunConfig | BenchmarkConfig) -> tuple[str, str]:
+def scorer_names(config: Config) -> tuple[str, str]:
     """The names of the rates of detecting and of comparing."""
     embedders = " ".join(f"{kind}={located(name)}" for kind, name in config.models.embedders.chosen.items())
     return f"detect {located(config.models.detector)}", f"compare {embedders}"
 
 
-def judge_name(config: BenchmarkConfig, *metrics: str) -> str:
-    """The name of the rate of a metric, or of several at once: with the models beside the run's own, whose sizes decide."""
-    given = config.models.model_dump()
-    used = sorted(f"{key}={located(given[key])}" for key in config.models.model_extra)
+def judge_name(config: Config, *metrics: str) -> str:
+    """The name of the rate of metrics at once, with the models beside the run's own, whose sizes decide."""
+    used = sorted(f"{key}={located(name)}" for key, name in config.models.model_extra.items())
     return f"judge {' + '.join(sorted(metrics))} {' '.join(used)}".strip()
+
+
+def png_rate(stored: Sequence[Calibration]) -> Rate | None:
+    """How large a PNG is, from any device: pictures do not depend on it."""
+    return next((of_device.rates[PNG] for of_device in stored if PNG in of_device.rates), None)
 
 
 def _digest(settings: Mapping) -> str:

@@ -4,21 +4,21 @@ UNet passes are counted in rows: one picture once through the network. Guidance 
 gradients to each training row, a refit measures its drift at the end. Nothing is written and no weights are read.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from mudi.adapter_size import FLOAT32, Architecture, gram_bytes, known_architecture
+from mudi.adapter_size import Architecture, gram_bytes, known_architecture
 from mudi.options import Sampling
+from mudi.passes import Work, refit_work
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
-from mudi.records import Combination
 from mudi.work_folder import work_folder
 from pipeline import arms as planning
 from pipeline.carry_out import phases_of
 from pipeline.class_priors import FOLDER, needs_of
 from pipeline.cost.calibration import judge_name
-from pipeline.cost.method_work import Work, adapter_numbers, described, refit_work, subject_method, work
 from pipeline.phases import Draws, Fits, Judgements, Phase, Priors, is_fitted, listed, undrawn, unjudged
 from pipeline.ready import Ready
 from pipeline.settings.benchmark_config import BenchmarkConfig
@@ -29,42 +29,11 @@ LEFT_OUT = (
     "a worker loads while others work"
 )
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
-# A checkpoint every so many steps, of the numbers and both of Adam's moments; two are kept while a third is written.
-CHECKPOINT_EVERY, CHECKPOINTS, CHECKPOINT_COPIES = 200, 3, 3
 
-Stage = Literal["priors", "fit", "draw", "judge"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Sums: `fits` of adapters of combinations, `forward` and `backward` in rows of the UNet, `examples` in training pictures, priors
-    included, `denoising_steps` of pictures, which guidance does not double, `scores` of pictures by further metrics."""
-
-    fits: int = 0
-    steps: int = 0
-    examples: int = 0
-    forward: int = 0
-    backward: int = 0
-    prior_pictures: int = 0
-    pictures: int = 0
-    denoising_steps: int = 0
-    scores: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Of a fit: bytes of its adapter's numbers and of its checkpoints at most, numbers that it trains at once; of how many subjects
-    it collects Grams and the bytes of one, and how many pictures it lets subjects' own fits draw."""
-
-    adapter: int = 0
-    checkpoints: int = 0
-    trained: int = 0
-    grams: int = 0
-    gram: int = 0
-    drawn: int = 0
+# Sums by name. Of a plan's table: "fits" of adapters of combinations, "steps", "examples" in training pictures with priors, "forward" and
+# "backward" in rows of the UNet, "prior images", "images", "denoising steps", which guidance does not double. Beside it: "scores" of
+# pictures by further metrics, "adapter bytes", "grams" of subjects and "gram bytes", "own images" that subjects' own fits draw.
+Counts = Counter[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +41,10 @@ class Task:
     """A fit, a chunk, a batch of class priors, or the further metrics of a chunk.
 
     kind: the name of its rate; `units` are left of it, in steps, calls of the UNet or pictures. place: the adapter's folder or the
-    chunk's id. share: of a whole chunk. begun: whether a fit goes on from a checkpoint.
+    chunk's id. share: of a whole chunk. begun: whether a fit goes on from a checkpoint. trained: numbers at once.
     """
 
-    stage: Stage
+    stage: Literal["priors", "fit", "draw", "judge"]
     owner: str
     kind: str
     place: str
@@ -85,7 +54,7 @@ class Task:
     done: bool
     share: float = 1.0
     begun: bool = False
-    sizes: Sizes = Sizes()
+    trained: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +75,7 @@ class Workload:
     shared: int
     architecture: Architecture
 
-    def tasks(self, *stages: Stage) -> list[Task]:
+    def tasks(self, *stages: str) -> list[Task]:
         """The tasks of these stages, of all if none is named."""
         return [task for phase in self.phases for task in phase.tasks if not stages or task.stage in stages]
 
@@ -120,7 +89,10 @@ def workload_of(run: Ready) -> Workload:
 
 def total(tasks: Iterable[Task], *, whole: bool = True) -> Counts:
     """The sum of everything, or of what is not there yet."""
-    return sum((task.whole if whole else task.left for task in tasks), Counts())
+    counts: Counts = Counter()
+    for task in tasks:
+        counts.update(task.whole if whole else task.left)
+    return counts
 
 
 def _counted(run: Ready, phase: Phase, architecture: Architecture, seen: set) -> Counted:
@@ -141,39 +113,29 @@ def _counted(run: Ready, phase: Phase, architecture: Architecture, seen: set) ->
 def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task:
     """A job; `seen` holds what fits counted before leave beside subjects' own fits, which is made once."""
     owner = job.label.split()[0] if isinstance(run.config, BenchmarkConfig) else job.method
-    method, combination = run.methods[owner], job.combination
-    if job.start:
-        asked = refit_work(job.retraining, described(method), combination)
-    elif job.alone:
-        asked = work(subject_method(method, combination), _only(combination, job.alone), alone=True)
-    else:
-        asked = work(method, combination)
-    places = dict.fromkeys(folders_alone(job, options_of(job))) if asked.once else ()
-    once = {(place, thing.name): thing for thing in asked.once for place in places if (place, thing.name) not in seen}
+    method, combination, alone = run.methods[owner], job.combination, 0
+    if job.alone:
+        method, alone = method.subject_method(combination), None
+        combination = replace(combination, subjects=tuple(subject for subject in combination.subjects if subject.key == job.alone))
+    work = refit_work(job.retraining, method.described(), combination) if job.start else method.work(combination)
+    places = dict.fromkeys(folders_alone(job, options_of(job))) if work.once else ()
+    once = {(place, thing.name): thing for thing in work.once for place in places if (place, thing.name) not in seen}
     seen.update(once)
+    trained, size = method.adapter_numbers(architecture, combination, alone)
+    made: Counts = Counter({"fits": not job.alone, "adapter bytes": size, "forward": sum(thing.forward for thing in once.values())})
+    made["own images"] = sum(thing.pictures for thing in once.values())
+    if grams := sum(thing.gram for thing in once.values()):
+        made.update({"grams": grams, "gram bytes": grams * gram_bytes(architecture.unet, method.lora_targets)})
     done, behind = is_fitted(job), _steps_behind(job)
-    besides, left = sum(thing.forward for thing in once.values()), max(0, asked.steps - behind)
-    trained, size = adapter_numbers(method, architecture, combination, job.alone)
-    kept = max(0, min(CHECKPOINTS, (asked.steps - 1) // CHECKPOINT_EVERY))
-    grams = sum(thing.gram for thing in once.values())
-    sizes = Sizes(
-        adapter=size, trained=trained, checkpoints=kept * CHECKPOINT_COPIES * FLOAT32 * trained, grams=grams,
-        gram=gram_bytes(architecture.unet, method.lora_targets) if grams else 0, drawn=sum(thing.pictures for thing in once.values()),
-    )  # fmt: skip
+    left = max(0, work.steps - behind)
     return Task(
-        stage="fit", owner=owner, kind=asked.kind, place=str(place_of(job)), whole=_of_fit(asked, besides, job),
-        left=Counts() if done else _of_fit(replace(asked, steps=left), besides, job), units=left if asked.steps else 1, done=done,
-        begun=behind > 0, sizes=sizes,
+        stage="fit", owner=owner, kind=work.kind, place=str(place_of(job)), whole=made + _trained(work), done=done, begun=behind > 0,
+        left=Counter() if done else made + _trained(replace(work, steps=left)), units=left if work.steps else 1, trained=trained,
     )  # fmt: skip
 
 
-def _of_fit(asked: Work, besides: int, job: FitJob) -> Counts:
-    backward, forward = asked.backward, asked.forward + besides
-    return Counts(fits=int(not job.alone), steps=asked.steps, examples=backward, forward=forward, backward=backward)
-
-
-def _only(combination: Combination, key: str) -> Combination:
-    return replace(combination, subjects=tuple(subject for subject in combination.subjects if subject.key == key))
+def _trained(work: Work) -> Counts:
+    return Counter(steps=work.steps, examples=work.backward, backward=work.backward, forward=work.forward)
 
 
 def _steps_behind(job: FitJob) -> int:
@@ -196,28 +158,22 @@ def rows_of(sampling: Sampling) -> int:
     return calls_of(sampling) * (1 if sampling.guidance == 1 else 2)
 
 
-def draw_kind(batch: int, sampling: Sampling, paths: int = 1) -> str:
-    """The words that decide the seconds of a call of the UNet for a chunk."""
+def _drawing(images: str, pictures: int, batch: int, sampling: Sampling, paths: int, *, done: bool) -> dict:
+    """How a task draws so many pictures of a `batch`; `kind` has the words that decide the seconds of a call of the UNet."""
     told = {"guided": sampling.guidance != 1, "shifted": sampling.gamma, "by layout": sampling.layout_guidance, f"paths={paths}": paths > 1}
-    return " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
+    whole = Counter({images: pictures, "forward": pictures * rows_of(sampling) * paths, "denoising steps": pictures * sampling.steps})
+    kind = " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
+    return {"kind": kind, "whole": whole, "left": Counter() if done else whole, "units": calls_of(sampling) * paths, "done": done}
 
 
 def _draws(run: Ready, phase: Draws) -> tuple[Task, ...]:
-    batch, left = run.config.sampling.batch, {chunk.chunk_id for chunk in undrawn(phase)}
-    tasks = []
+    batch, left, tasks = run.config.sampling.batch, {chunk.chunk_id for chunk in undrawn(phase)}, []
     for chunk in phase.chunks:
-        method, pictures = phase.settings.methods[chunk.keys[0].method], len(chunk.keys)
-        sampling, paths = method.sampling, method.paths(phase.settings.combinations[chunk.combination])
-        counts = Counts(
-            forward=pictures * rows_of(sampling) * paths, pictures=pictures, denoising_steps=pictures * sampling.steps
-        )  # fmt: skip
-        tasks.append(
-            Task(
-                stage="draw", owner=chunk.keys[0].method, kind=draw_kind(batch, sampling, paths), place=chunk.chunk_id, whole=counts,
-                left=counts if chunk.chunk_id in left else Counts(), units=calls_of(sampling) * paths, done=chunk.chunk_id not in left,
-                share=pictures / batch,
-            )
-        )  # fmt: skip
+        owner, pictures = chunk.keys[0].method, len(chunk.keys)
+        method = phase.settings.methods[owner]
+        paths = method.paths(phase.settings.combinations[chunk.combination])
+        drawing = _drawing("images", pictures, batch, method.sampling, paths, done=chunk.chunk_id not in left)
+        tasks.append(Task(stage="draw", owner=owner, place=chunk.chunk_id, share=pictures / batch, **drawing))
     return tuple(tasks)
 
 
@@ -231,30 +187,21 @@ def _class_priors(run: Ready, phase: Priors) -> Counted:
         kept = kept_by_batch(run.run_dir.parent / FOLDER / recipe.digest, limit)
         todo = next_batches(kept, wanted.get(recipe, 0), recipe.batch, limit)
         sampling = Sampling(steps=recipe.steps, guidance_scale=recipe.guidance_scale, gamma=0.0)
-        counts = Counts(
-            forward=recipe.batch * rows_of(sampling), prior_pictures=recipe.batch, denoising_steps=recipe.batch * recipe.steps
-        )  # fmt: skip
-        tasks += [
-            Task(
-                stage="priors", owner=PRIORS, kind=draw_kind(recipe.batch, sampling), place=f"{recipe.digest}/{index}", whole=counts,
-                left=counts if index in todo else Counts(), units=calls_of(sampling), done=index not in todo,
-            )
-            for index in sorted({*range(-(-need // recipe.batch)), *todo})
-        ]  # fmt: skip
+        for index in sorted({*range(-(-need // recipe.batch)), *todo}):
+            drawing = _drawing("prior images", recipe.batch, recipe.batch, sampling, 1, done=index not in todo)
+            tasks.append(Task(stage="priors", owner=PRIORS, place=recipe.digest, **drawing))
     return Counted(name=PRIORS, tasks=tuple(tasks), run_dir=run.run_dir, most=most)
 
 
 def _judgements(run: Ready, phase: Judgements) -> tuple[Task, ...]:
-    lacking = unjudged(phase)
-    return tuple(
-        Task(
-            stage="judge", owner=chunk.keys[0].method, kind=judge_name(run.config, *lacking.get(chunk.chunk_id, phase.metrics)),
-            place=chunk.chunk_id, whole=Counts(scores=len(chunk.keys) * len(phase.metrics)),
-            left=Counts(scores=len(chunk.keys) * len(lacking.get(chunk.chunk_id, ()))), units=len(chunk.keys),
-            done=chunk.chunk_id not in lacking,
-        )
-        for chunk in (phase.chunks if phase.metrics else ())
-    )  # fmt: skip
+    lacking, tasks = unjudged(phase), []
+    for chunk in phase.chunks if phase.metrics else ():
+        metrics = lacking.get(chunk.chunk_id, ())
+        counts = [Counter(scores=len(chunk.keys) * len(names)) for names in (phase.metrics, metrics)]
+        kind = judge_name(run.config, *(metrics or phase.metrics))
+        told = {"owner": chunk.keys[0].method, "place": chunk.chunk_id, "units": len(chunk.keys), "done": not metrics}
+        tasks.append(Task(stage="judge", kind=kind, whole=counts[0], left=+counts[1], **told))
+    return tuple(tasks)
 
 
 def _shared(run: Ready) -> int:

@@ -2,8 +2,8 @@
 
 Low is what the faster of the measured steps gives with the work of each phase spread evenly over all workers. High is what the slower
 one gives when work comes in whole chunks and whole fits, the longest of them last ((sum - longest) / workers + longest, Graham's
-bound). Both are then widened by `NOISE`. Workers live as long as the run, so it pays one start: `START_RUN` until a run has
-measured its own. At the high end every class prior is drawn twice, unmeasured; what a prior is judged by counts as detecting and comparing.
+bound). Both are then widened by `NOISE`. Workers live as long as the run, so it pays one start. At the high end every class prior is
+drawn twice, unmeasured; judging one counts as detecting and comparing.
 """
 
 import os
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from pipeline.cost.calibration import START, Calibration, Rate, scorer_names
 from pipeline.cost.count import Task, Workload
-from pipeline.settings.benchmark_config import BenchmarkConfig
-from pipeline.settings.config import Cluster, RunConfig
+from pipeline.ready import Config
+from pipeline.settings.config import Cluster
 
 Range = tuple[float, float]
 NOISE: Range = (0.9, 1.25)
-# Seconds: Ray's start, the libraries of a worker, which take 30 s of CPU, and its first model.
+# Seconds, until a run has measured its own: Ray's start, a worker's libraries, which take 30 s of CPU, and its first model.
 RAY, LIBRARIES, FIRST_MODEL = (5.0, 10.0), (10.0, 30.0), (1.0, 10.0)
 PRIOR_REDRAWS = 2.0
 
@@ -31,34 +31,30 @@ class Price:
     """
 
     device: str
-    hours: Range | None
-    wall: Range | None
-    fit_peak: int | None
-    lacking: tuple[str, ...]
+    hours: Range | None = None
+    wall: Range | None = None
+    fit_peak: int | None = None
+    lacking: tuple[str, ...] = ()
 
 
-def price(config: RunConfig | BenchmarkConfig, workload: Workload, calibration: Calibration, cores: int | None = None) -> Price:
+def price(config: Config, workload: Workload, calibration: Calibration, cores: int | None = None) -> Price:
     """What is left of `workload` on the device of `calibration`. cores: of a local cluster, by default this machine's."""
     rates, left = calibration.rates, [task for task in workload.tasks() if not task.done]
-    fits = [rates[task.kind].peak_bytes or 0 for task in workload.tasks("fit") if task.kind in rates]
-    peak, lacking = max(fits, default=0) or None, lacking_rates(config, left, rates)
-    if lacking:
-        return Price(device=calibration.device, hours=None, wall=None, fit_peak=peak, lacking=lacking)
+    peaks = [rates[task.kind].peak_bytes or 0 for task in workload.tasks("fit") if task.kind in rates]
+    known = {"device": calibration.device, "fit_peak": max(peaks, default=0) or None}
+    drawn = any(task.stage in ("draw", "priors") for task in left)
+    needed = {*(task.kind for task in left), *(scorer_names(config) if drawn else ())}
+    if lacking := tuple(sorted(needed - set(rates))):
+        return Price(lacking=lacking, **known)
     if not left:
-        return Price(device=calibration.device, hours=(0.0, 0.0), wall=(0.0, 0.0), fit_peak=peak, lacking=())
+        return Price(hours=(0.0, 0.0), wall=(0.0, 0.0), **known)
     workers = workers_at_once(config.cluster, cores)
     phases = [[seconds(task, config, rates) for task in phase.tasks if not task.done] for phase in workload.phases]
     start = start_seconds(config.cluster, workers, rates, cores)
     low, high = (start[end] + NOISE[end] * sum(packed(items, workers)[end] for items in phases if items) for end in (0, 1))
     share = (config.cluster.workers.gpus or config.cluster.workers.cpus) / 3600
     busy = NOISE[0] * sum(least for items in phases for least, _ in items)
-    return Price(device=calibration.device, hours=(share * busy, share * workers * high), wall=(low, high), fit_peak=peak, lacking=())
-
-
-def lacking_rates(config: RunConfig | BenchmarkConfig, left: Sequence[Task], rates: Mapping[str, Rate]) -> tuple[str, ...]:
-    """The names of the rates that the tasks ask for and that are not known."""
-    drawn = any(task.stage in ("draw", "priors") for task in left)
-    return tuple(sorted({*(task.kind for task in left), *(scorer_names(config) if drawn else ())} - set(rates)))
+    return Price(hours=(share * busy, share * workers * high), wall=(low, high), **known)
 
 
 def workers_at_once(cluster: Cluster, cores: int | None = None) -> int:
@@ -82,20 +78,19 @@ def start_seconds(cluster: Cluster, workers: int, rates: Mapping[str, Rate], cor
     """Seconds until the first piece of work begins: as runs measured it, or so long as libraries take that load side by side."""
     if (measured := rates.get(START)) is not None:
         return NOISE[0] * measured.low, NOISE[1] * measured.high
-    if cluster.address == "none":
-        return LIBRARIES[0] + FIRST_MODEL[0], LIBRARIES[1] + FIRST_MODEL[1]
+    ray = (0.0, 0.0) if cluster.address == "none" else RAY
     crowded = 1.0 if cluster.workers.gpus else max(1.0, workers / cores_of(cluster, cores))
-    return RAY[0] + LIBRARIES[0] + FIRST_MODEL[0], RAY[1] + crowded * LIBRARIES[1] + FIRST_MODEL[1]
+    return ray[0] + LIBRARIES[0] + FIRST_MODEL[0], ray[1] + crowded * LIBRARIES[1] + FIRST_MODEL[1]
 
 
-def seconds(task: Task, config: RunConfig | BenchmarkConfig, rates: Mapping[str, Rate]) -> Range:
+def seconds(task: Task, config: Config, rates: Mapping[str, Rate]) -> Range:
     """Seconds of a worker for what is left of a task. A chunk that is not full has its share at the low end and the whole at the high
     one; the pictures of a chunk are scored by the same worker."""
     rate = rates[task.kind]
     low, high = (task.units * end + rate.other for end in (rate.low, rate.high))
     if task.stage not in ("draw", "priors"):
         return low, high
-    pictures = task.whole.pictures + task.whole.prior_pictures
+    pictures = task.whole["images"] + task.whole["prior images"]
     scoring = [pictures * sum(getattr(rates[name], end) for name in scorer_names(config)) for end in ("low", "high")]
     return low * task.share + scoring[0], (high + scoring[1]) * (PRIOR_REDRAWS if task.stage == "priors" else 1.0)
 

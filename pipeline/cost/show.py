@@ -1,4 +1,4 @@
-"""A plan in the terminal: what is counted, what is there, what it costs on each device that rates are known of."""
+"""A plan in the terminal: what is counted, what is there, what it takes on disk and in memory, what it costs on each known device."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,36 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mudi.adapter_size import Architecture
-from pipeline.cost.disk import Disk, adapter_numbers, fit_grams
-from pipeline.cost.price import PRIOR_REDRAWS, Price, Range, fits_at_once
-from pipeline.cost.workload import PRIORS, Counts, Workload, total
-from pipeline.settings.benchmark_config import BenchmarkConfig
-from pipeline.settings.config import RunConfig
+from mudi.model_facts import BACKBONE, local_folder
+from pipeline.cost.calibration import Rate
+from pipeline.cost.count import LEFT_OUT, PRIORS, Counts, Workload, total
+from pipeline.cost.forecast import duration
+from pipeline.cost.price import PRIOR_REDRAWS, Price, Range, cores_of, workers_at_once
+from pipeline.ready import Ready
+from pipeline.workers.loaded import ROOM_FOR_BOTH
 
-HEADINGS = ("fits", "steps", "examples", "UNet rows forward", "backward", "prior images", "images", "denoising steps")
+HEADINGS = {
+    "fits": "fits", "steps": "steps", "examples": "examples", "forward": "UNet rows forward", "backward": "backward",
+    "prior_pictures": "prior images", "pictures": "images", "denoising_steps": "denoising steps",
+}  # fmt: skip
 NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+# Parquet beside the PNGs, bytes. Chunks of 1, 4 and 10 pictures of the miniature's benchmark, two embedders, took 11.3 to 12.5 kB
+# and 330 to 400 bytes a picture, 2.7 kB where a threshold of 0.05 finds many boxes; a metric added later 3.4 to 3.9 kB a chunk.
+CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES = (11_000, 13_000), (250, 3_000), (2_500, 6_000)
 
 
-def print_plan(
-    config: RunConfig | BenchmarkConfig, workload: Workload, architecture: Architecture, disk: Disk, prices: Sequence[Price], cores: int
-) -> None:
-    """Counts, disk, what is there, and a line for each device."""
+def print_plan(run: Ready, workload: Workload, prices: Sequence[Price], png: Rate | None) -> None:
+    """Counts, what is there, disk, memory, and a line for each device."""
     console = Console(width=max(NARROWEST, Console().width))
-    _print_counts(console, workload)
-    for line in _lines(config, workload, architecture, disk):
+    _print_counts(console, run.config.name, workload)
+    for line in (*_lines(run, workload, png), *_memory(run)):
         console.print(line, soft_wrap=True, highlight=False)
-    if not prices:
+    if prices:
+        _print_prices(console, run, workload, prices)
+    else:
         console.print("times       not calibrated on any device; run: mudi plan RUN_FILE --calibrate", highlight=False)
-        return
-    _print_prices(console, config, workload, prices, cores)
+    console.print(f"left out    {LEFT_OUT}", soft_wrap=True, highlight=False)
 
 
 def _table(title: str, first: str, headings: Sequence[str]) -> Table:
@@ -40,119 +46,132 @@ def _table(title: str, first: str, headings: Sequence[str]) -> Table:
     return table
 
 
-def _print_counts(console: Console, workload: Workload) -> None:
+def _print_counts(console: Console, name: str, workload: Workload) -> None:
     """A row a phase, or a row an arm where there are several; then the sum, and what is left of it."""
-    owners = list(dict.fromkeys(work.owner for phase in workload.phases for work in (*phase.priors, *phase.fits, *phase.draws)))
-    if len(set(owners) - {PRIORS}) > 1:
-        rows = [(owner, total(workload.phases, whole=True, owner=owner)) for owner in owners]
-    else:
-        rows = [(phase.name, total([phase], whole=True)) for phase in workload.phases if phase.priors or phase.fits or phase.draws]
-    table = _table(f"{workload.name}: what is asked for", "arm" if len(set(owners) - {PRIORS}) > 1 else "phase", HEADINGS)
-    for name, counts in rows:
-        table.add_row(name, *_cells(counts))
+    counted = workload.tasks("priors", "fit", "draw")
+    by_arm = len({task.owner for task in counted} - {PRIORS}) > 1
+    rows: dict[str, Counts] = {}
+    for phase in workload.phases:
+        for task in phase.tasks if phase.tasks[0].stage != "judge" else ():
+            place = task.owner if by_arm else phase.name
+            rows[place] = rows.get(place, Counts()) + task.whole
+    table = _table(f"{name}: what is asked for", "arm" if by_arm else "phase", list(HEADINGS.values()))
+    for place, counts in rows.items():
+        table.add_row(place, *_cells(counts))
     table.add_section()
-    table.add_row("in all", *_cells(total(workload.phases, whole=True)))
-    table.add_row("left to do", *_cells(total(workload.phases, whole=False)))
+    table.add_row("in all", *_cells(total(counted)))
+    table.add_row("left to do", *_cells(total(counted, whole=False)))
     console.print(table)
 
 
 def _cells(counts: Counts) -> list[str]:
-    values = (
-        counts.fits, counts.steps, counts.examples, counts.forward, counts.backward, counts.prior_pictures, counts.pictures,
-        counts.denoising_steps,
-    )  # fmt: skip
-    return [f"{value:,}" if value else "-" for value in values]
+    return [f"{getattr(counts, name):,}" if getattr(counts, name) else "-" for name in HEADINGS]
 
 
-def _lines(config: RunConfig | BenchmarkConfig, workload: Workload, architecture: Architecture, disk: Disk) -> list[str]:
-    lines = [f"note        {note}" for note in workload.assumed]
-    if architecture.assumed:
-        lines.append(f"note        {config.models.backbone} is not here: sizes are those of SDXL base")
-    lines.append(f"there       {_there(workload)}")
+def _lines(run: Ready, workload: Workload, png: Rate | None) -> list[str]:
+    lines, asked, left = [], total(workload.tasks()), total(workload.tasks(), whole=False)
+    if run.absent:
+        count = f"{len(run.absent)} of {len(run.config.combinations)} combination folders"
+        counted = "counted as the subjects that their prompts name, or two, without photos"
+        lines.append(f"note        {count} are not here (first {run.absent[0]}): {counted}")
+    if workload.architecture.assumed:
+        lines.append(f"note        {run.config.models.backbone} is not here: sizes are those of SDXL base")
+    lines.append(f"there       {_there(workload, asked, left)}")
     if workload.shared:
         lines.append(f"shared      {workload.shared} cells use the adapter of another arm, which is counted once, with the first")
-    if low := sum(draw.pictures for draw in workload.priors):
-        most = sum(phase.most_priors for phase in workload.phases)
-        lines.append(f"priors      {low:,} images if each shows its class; drawn again where one does not, {most:,} at most")
-    if drawn := sum(draw.pictures for draw in workload.draws):
-        lines.append(f"scorers     detect and compare ({', '.join(config.models.embedders.chosen)}): {drawn:,} images{_judges(workload)}")
-    lines += _disk_lines(workload, architecture, disk)
-    return lines
+    if asked.prior_pictures:
+        most = sum(phase.most for phase in workload.phases)
+        lines.append(
+            f"priors      {asked.prior_pictures:,} images if each shows its class; drawn again where one does not, {most:,} at most"
+        )
+    judged = f"; further scores: {asked.scores:,}" if asked.scores else ""
+    lines.append(f"scorers     detect and compare ({', '.join(run.config.models.embedders.chosen)}): {asked.pictures:,} images{judged}")
+    return [*lines, *_disk_lines(run, workload, png)]
 
 
-def _judges(workload: Workload) -> str:
-    metrics = dict.fromkeys(judge.metric for judge in workload.judged)
-    sums = {metric: sum(judge.pictures for judge in workload.judged if judge.metric == metric) for metric in metrics}
-    return "".join(f"; {metric}: {count:,}" for metric, count in sums.items())
-
-
-def _there(workload: Workload) -> str:
-    fits, draws = workload.fits, workload.draws
-    stored = sum(draw.pictures for draw in draws if draw.done)
-    parts = [f"{stored:,} of {sum(draw.pictures for draw in draws):,} images", f"{sum(f.done for f in fits):,} of {len(fits):,} fits"]
-    if begun := [fit for fit in fits if 0 < fit.done_steps < fit.steps]:
-        parts.append(f"{len(begun)} begun ({', '.join(f'{fit.done_steps} of {fit.steps} steps' for fit in begun[:3])})")
-    if workload.judged:
-        done = sum(judge.pictures for judge in workload.judged if judge.done)
-        parts.append(f"{done:,} of {sum(judge.pictures for judge in workload.judged):,} further scores of images")
+def _there(workload: Workload, asked: Counts, left: Counts) -> str:
+    parts = [f"{getattr(asked, name) - getattr(left, name):,} of {getattr(asked, name):,} {said}" for name, said in (
+        ("pictures", "images"), ("fits", "fits"), ("scores", "further scores of images"),
+    ) if name != "scores" or asked.scores]  # fmt: skip
+    if begun := [task for task in workload.tasks("fit") if task.begun and not task.done]:
+        parts.append(f"{len(begun)} fits begun ({', '.join(f'{task.left.steps} of {task.whole.steps} steps left' for task in begun[:3])})")
     return ", ".join(parts)
 
 
-def _disk_lines(workload: Workload, architecture: Architecture, disk: Disk) -> list[str]:
-    images = f"images {_bytes(disk.images)} as PNG" if disk.measured else f"images at most {_size(disk.images[1])} (PNG size not measured)"
-    parts = [images, f"adapters {_size(disk.adapters)}"]
-    if disk.priors[1]:
-        parts.append(f"class priors {_bytes(disk.priors)}" if disk.measured else f"class priors at most {_size(disk.priors[1])}")
-    if disk.self_generated[1]:
-        drawn = _bytes(disk.self_generated) if disk.measured else f"at most {_size(disk.self_generated[1])}"
-        parts.append(f"pictures by subjects' own fits {drawn}")
-    if disk.grams:
-        parts.append(f"Grams {_size(disk.grams)}")
-    parts.append(f"other tables {_bytes(disk.tables)}")
-    if disk.checkpoints:
-        parts.append(f"and while fits run checkpoints of at most {_size(disk.checkpoints)}")
-    sizes = sorted({adapter_numbers(fit, architecture) for fit in workload.fits})
-    adapters = "; ".join(f"{numbers:,} parameters, {size:,} bytes" for numbers, size in sizes)
-    lines = [f"disk        {', '.join(parts)}", f"adapter     {adapters}"]
-    if subjects := sum(fit.grams for fit in workload.fits):
-        each = "; ".join(f"{size:,} bytes" for size in sorted({fit_grams(fit, architecture) for fit in workload.fits if fit.grams}))
+def disk(run: Ready, workload: Workload, png: Rate | None) -> dict[str, Range]:
+    """Bytes of a whole run by kind of file. Without a measured PNG the high end is that of raw pixels, and low is 0. Checkpoints are the
+    most that lie there while fits run, as many at once as there are workers."""
+    asked, fits, workers = total(workload.tasks()), workload.tasks("fit"), workers_at_once(run.config.cluster)
+    each = (png.low, png.high) if png else (0.0, 3.0 * workload.architecture.side**2)
+    chunks, judged = len(workload.tasks("draw")), len(workload.tasks("judge")) * max(1, len(getattr(run.config, "metrics", ())) - 1)
+    tables = zip(CHUNK_BYTES, PICTURE_BYTES, SCORES_BYTES)
+    of_phases = [sorted((task.sizes.checkpoints for task in phase.tasks), reverse=True) for phase in workload.phases]
+    adapters, grams = sum(fit.sizes.adapter for fit in fits), sum(fit.sizes.grams * fit.sizes.gram for fit in fits)
+    checkpoints, own = max((sum(sizes[:workers]) for sizes in of_phases), default=0), sum(fit.sizes.drawn for fit in fits)
+    return {
+        "images": (asked.pictures * each[0], asked.pictures * each[1]),
+        "adapters": (adapters, adapters),
+        "class priors": (asked.prior_pictures * each[0], PRIOR_REDRAWS * asked.prior_pictures * each[1]),
+        "pictures by subjects' own fits": (own * each[0], PRIOR_REDRAWS * own * each[1]),
+        "Grams": (grams, grams),
+        "other tables": tuple(chunks * of[0] + asked.pictures * of[1] + judged * of[2] for of in tables),
+        "checkpoints": (0.0, checkpoints),
+    }  # fmt: skip
+
+
+def _disk_lines(run: Ready, workload: Workload, png: Rate | None) -> list[str]:
+    parts = []
+    for kind, (low, high) in disk(run, workload, png).items():
+        if high:
+            said = _size(high) if low == high else f"{_size(low)} to {_size(high)}" if low else f"at most {_size(high)}"
+            parts.append(f"{kind} {said}")
+    lines = [f"disk        {', '.join(parts)}{'' if png else ' (PNG size not measured)'}"]
+    fits = workload.tasks("fit")
+    sizes = sorted({(fit.sizes.trained, fit.sizes.adapter) for fit in fits})
+    lines.append(f"adapter     {'; '.join(f'{numbers:,} parameters trained, {size:,} bytes' for numbers, size in sizes)}")
+    if subjects := sum(fit.sizes.grams for fit in fits):
+        each = "; ".join(f"{size:,} bytes" for size in sorted({fit.sizes.gram for fit in fits if fit.sizes.grams}))
         lines.append(f"grams       of {subjects} subject{'s' * (subjects != 1)}, each {each}, also in memory while they are fused")
     return lines
 
 
-def _print_prices(console: Console, config: RunConfig | BenchmarkConfig, workload: Workload, prices: Sequence[Price], cores: int) -> None:
-    unit = "GPU-hours" if max(config.cluster.fit.gpus, config.cluster.generate.gpus) else "core-hours"
-    table = _table("what is left to do", "device", (unit, "wall-clock", "peak of a fit", "peak of a generator"))
+def _memory(run: Ready) -> list[str]:
+    """How much memory a worker's models take on a GPU, of those whose weights lie here."""
+    if not run.config.cluster.workers.gpus:
+        return []
+    models = run.config.models
+    names = {"backbone": models.backbone, "detector": models.detector, **models.embedders.chosen}
+    sizes = {part: weights_bytes(name, "" if part == "backbone" else part) for part, name in names.items()}
+    known = ", ".join(f"{part} {_size(size)}" if size else f"{part} not here" for part, size in sizes.items())
+    aside = f"on a card under {ROOM_FOR_BOTH / 2**30:.0f} GiB the scorers move to the CPU while a fit runs"
+    return [f"memory      a worker's models need {_size(sum(sizes.values()))} as they are stored ({known}); {aside}"]
+
+
+def weights_bytes(name: str, part: str) -> int:
+    """The bytes of the weights of a model that lies here; 0 of one that does not."""
+    folder = local_folder(name, part)
+    roots = [folder / place for place in BACKBONE] if part == "" else [folder]
+    return sum(path.stat().st_size for root in roots for path in root.rglob("*.safetensors"))
+
+
+def _print_prices(console: Console, run: Ready, workload: Workload, prices: Sequence[Price]) -> None:
+    slot = run.config.cluster.workers
+    table = _table("what is left to do", "device", ("GPU-hours" if slot.gpus else "core-hours", "wall-clock", "peak of a fit"))
     for price in prices:
         hours = "not calibrated" if price.hours is None else f"{price.hours[0]:.2f} to {price.hours[1]:.2f}"
-        peaks = ["-" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in (price.fit_peak, price.draw_peak)]
-        table.add_row(price.device, hours, "not calibrated" if price.wall is None else duration(price.wall), *peaks)
+        peak = "-" if price.fit_peak is None else f"{price.fit_peak / 2**30:.2f} GiB"
+        table.add_row(price.device, hours, "not calibrated" if price.wall is None else duration(price.wall), peak)
     console.print(table)
-    most = max((sum(not fit.done for fit in phase.fits) for phase in workload.phases), default=0)
-    at_once = fits_at_once(config.cluster, most, cores) if most else 0
-    generators = config.cluster.generate.actors
-    where = f"{cores} cores" if not config.cluster.generate.gpus else "a cluster that holds all workers of the file"
-    workers = f"{at_once} fit{'s' * (at_once != 1)} at once and {generators} generator{'s' * (generators != 1)}"
-    console.print(f"wall-clock with {workers} on {where}", highlight=False)
+    workers = workers_at_once(run.config.cluster)
+    where = "on GPUs" if slot.gpus else f"on {cores_of(run.config.cluster)} cores"
+    console.print(f"wall-clock with {workers} worker{'s' * (workers != 1)} {where}", highlight=False)
     for price in prices:
         if price.lacking:
             rest = f" and {len(price.lacking) - 3} more" if len(price.lacking) > 3 else ""
             names = "; ".join(price.lacking[:3])
             console.print(f"{price.device}: no rate of {names}{rest}; run: mudi plan RUN_FILE --calibrate", soft_wrap=True, highlight=False)
-    if any(not draw.done for draw in workload.priors):
+    if total(workload.tasks("priors"), whole=False).prior_pictures:
         console.print(f"high ends count {PRIOR_REDRAWS:g} drawn pictures a class prior", highlight=False)
-
-
-def duration(wall: Range) -> str:
-    """3.1 to 4.4 min"""
-    low, high = wall
-    unit, name = next((u, n) for u, n in ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s")) if high >= 1.5 * u or u == 1)
-    return f"{low / unit:.1f} to {high / unit:.1f} {name}"
-
-
-def _bytes(sizes: Range) -> str:
-    low, high = map(_size, sizes)
-    return low if low == high else f"{low} to {high}"
 
 
 def _size(size: float) -> str:
