@@ -44,7 +44,7 @@ def drive(config: Any) -> Driven:
         if there:
             stack.enter_context(sole_driver(run.run_dir))
         peak = stack.enter_context(peak_memory())
-        do, start = stack.enter_context(_workers(config.cluster))
+        do, start = stack.enter_context(started(config.cluster))
         if is_anything_left(phases_of(run)):
             start()
         open_folder(run)
@@ -59,7 +59,7 @@ def drive(config: Any) -> Driven:
     return Driven(run_dir=run.run_dir, lines=(used, close_plan(run, planned, seconds)))
 
 
-def _workers(cluster: Any):
+def started(cluster: Any):
     """The workers that the file names, and a function that starts them: on Ray, or in this process with `cluster.address: none`."""
     if cluster.address == "none":
         from pipeline.workers.in_process import in_this_process

@@ -27,7 +27,7 @@ def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = 
     from pipeline.cost.price import price
     from pipeline.cost.show import print_plan
     from pipeline.ready import ready
-    from pipeline.settings.load import load_plan
+    from pipeline.settings.benchmark_config import load_plan
 
     config = load_plan(run_file, overrides or ())
     run = ready(config, absent_ok=True)

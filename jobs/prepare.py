@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
+from jobs.driver import started
 from jobs.progress import live_progress
 
 # So many photos on one machine take long enough that workers pay for their start.
@@ -93,21 +94,16 @@ def _folders(sources: list[str]) -> dict[str, Path]:
 
 def _masker(settings, address: str | None, gpus: float, workers: int):
     """Masks in this process, or on Ray where it is asked for or worth its start."""
-    from pipeline.workers.masks import in_this_process
+    from pipeline.settings.config import Cluster, Slot
+    from pipeline.workers.masks import mask_all
 
     if address not in (None, "auto", "local"):
         raise ValueError(f"--address {address}: expected auto, the cluster that this machine is part of, or local")
 
     def masker(jobs, progress):
-        if address is None and len(jobs) <= MANY:
-            return in_this_process(settings, jobs, progress, "cuda" if gpus else "cpu")
-        from pipeline.settings.config import Cluster, Pool
-        from pipeline.workers.cluster import connected
-        from pipeline.workers.sweep import mask_all
-
-        cluster = Cluster(address=address, detect=Pool(actors=workers, gpus=gpus), max_failed_share=0.0)
-        with connected(cluster):
-            return mask_all(settings, jobs, progress, cluster)
+        where = "none" if address is None and len(jobs) <= MANY else address
+        with started(Cluster(address=where, workers=Slot(gpus=gpus, count=workers))) as (do, _):
+            return mask_all(do, settings, jobs, progress)
 
     return masker
 

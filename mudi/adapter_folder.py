@@ -1,5 +1,7 @@
-"""An adapter as a folder: its files appear together, its manifest says what they are, and a changed byte is noticed."""
+"""An adapter as a folder: its files appear together, its manifest says what they are, a changed byte is noticed, and the work
+folder beside it, checkpoints and class priors of a fit in progress, goes once the adapter is stored."""
 
+import glob
 import hashlib
 import json
 import os
@@ -82,3 +84,18 @@ def find(folder: Path) -> Adapter | None:
     return Adapter(
         method=manifest["method"], combination=manifest["combination"], round=manifest["round"], path=folder, sha256=manifest["sha256"]
     )
+
+
+def work_folder(out_dir: Path) -> Path:
+    """Where the fit that makes the adapter `out_dir` keeps its checkpoints."""
+    return out_dir.with_name(out_dir.name + ".work")
+
+
+def clear_work(out_dir: Path) -> None:
+    """Take away what the fit of the stored adapter `out_dir` kept, and what savings of it that were killed left.
+
+    Nothing here is needed again: a stored adapter is never fitted anew, and another seed has another folder. What
+    cannot be taken away now stays for the next start.
+    """
+    for left in (work_folder(out_dir), *out_dir.parent.glob(f".{glob.escape(out_dir.name)}.*.part")):
+        shutil.rmtree(left, ignore_errors=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mudi import adapters
+from mudi.adapter_folder import clear_work, work_folder
 from mudi.adapters import TRAINED
 from mudi.backbone import Backbone
 from mudi.examples import Mix, Picture, personal_examples, reference_pictures
@@ -18,7 +19,6 @@ from mudi.priors import class_priors, prior_pictures
 from mudi.records import Adapter, Combination, Report
 from mudi.text import tokens
 from mudi.text.conditioning import cut_tokens
-from mudi.work_folder import clear_work, work_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,52 +1,82 @@
-"""The values that a user sets beside a method's own: how pictures are drawn, where a LoRA sits, how adapters are refitted and refined."""
+"""The values that a user sets beside a method's own: how pictures are drawn, where a LoRA sits, how adapters are
+refitted and refined.
+
+Each value refuses numbers out of range by itself; a message begins with the field's name, which a run file has as its key.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mudi.guidance import Weight, cfg_plus_plus
-from mudi.ranges import MOST_STEPS, require_ranges
 from mudi.solvers import SOLVERS
+
+# Models of 1000 training timesteps whose steps are laid one later, as SDXL and Stable Diffusion ship, have no more.
+MOST_STEPS = 999
+RANGES = {
+    **dict.fromkeys(("steps", "batch", "accumulation", "rank", "images"), (int, 1, 1e7)),
+    **dict.fromkeys(("prior_steps", "sample_steps"), (int, 1, MOST_STEPS)),
+    **dict.fromkeys(("prior_images", "mix_from_step"), (int, 0, 1e7)),
+    **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
+    **dict.fromkeys(("learning_rate", "row_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
+    **dict.fromkeys(("prior_weight", "prior_guidance_scale", "row_deviation", "kl_weight", "ridge"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("weight_decay", "mark_weight", "rest_weight", "neutral_weight", "guidance_scale"), (int | float, 0, 1e6)),
+}
+
+
+def require_ranges(value: object) -> None:
+    """Raise ValueError for the first field of a frozen value that is out of its range; None passes where it is the default."""
+    for of in fields(value):
+        given = getattr(value, of.name)
+        if of.name not in RANGES or (given is None and of.default is None):
+            continue
+        kind, low, high = RANGES[of.name]
+        if not isinstance(given, kind) or isinstance(given, bool) or not low <= given <= high:
+            raise ValueError(f"{of.name} = {given!r}: allowed are {'whole ' if kind is int else ''}numbers from {low:g} to {high:g}")
+
 
 Padding = Literal["full", "adaptive"]
 # The noise levels at which a refit's drift is measured on every photo, with the adapter as it was and as it is.
 DRIFT_TIMES = tuple(range(50, 1000, 100))
+LONGEST_PROMPT = 2000  # characters
+
+
+def _require(options: object, field: str, holds: bool, allowed: str) -> None:
+    """Raise ValueError that says what is `allowed` unless the field's value `holds`."""
+    if not holds:
+        raise ValueError(f"{field} = {repr(getattr(options, field))[:80]}: allowed are {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutGuidance:
-    """How attention is edited. Defaults: those of the released code and its example configuration.
-
-    `weight` is g, 0.05 to 0.10 in the examples; 0 leaves attention as it is. `inside` (w+) and `outside` (w-) are the entries of W.
-    `levels` names cross-attention layers by their downsampling factor from the latents: "all", "v1" for all but the
-    largest factor (version 1 of the Multiple Concept Personalization report), or a tuple of factors.
-    `steps` is the number of edited steps, from the first; None is all, and so is any number above the sampler's.
-    `recurrence` says how often each edited step is done again after `solvers.renoise_amount` of fresh noise, each time at the cost of
-    the step. `shift_schedule` takes the noise levels of the edit from a schedule as long as the
-    edited window, as released code does, so that it fades within the window; False takes the sampler's own.
-    """
+    """Cross-attention that holds each subject's words to its box (Cones 2). Defaults: those of the released code and its example
+    configuration."""
 
     weight: float = 0.08
+    """g: how strongly a subject's words are raised in its box, 0.05 to 0.10 in the examples; 0 leaves attention as it is."""
     inside: float = 2.5
+    """w+ of W: what scores in the box get, times `weight`, the noise and the scores' spread."""
     outside: float = -1e8
+    """w- of W: what scores off the box get; by default so little that nothing is left."""
     levels: Literal["all", "v1"] | tuple[int, ...] = "all"
+    """Which cross-attention layers are edited, by their downsampling factor from the latents: all, all but the largest factor ("v1",
+    version 1 of the Multiple Concept Personalization report), or a list of factors."""
     steps: int | None = 50
+    """Steps that are edited, from the first; null is all, and so is any number above the sampler's."""
     recurrence: int = 1
+    """How often an edited step is done again after `solvers.renoise_amount` of fresh noise. Each time costs as much as the step."""
     shift_schedule: bool = True
+    """Whether the edit takes its noise levels from a schedule as long as the edited steps, as released code does, so that it fades
+    within them; false takes the sampler's own."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight = {self.weight}: allowed are 0 (no edit) and above; the released examples use 0.05 to 0.10")
-        if not (math.isfinite(self.inside) and self.inside >= 0):
-            raise ValueError(f"inside = {self.inside}: allowed are 0 and above, finite; the default is 2.5")
-        if not (math.isfinite(self.outside) and self.outside <= 0):
-            raise ValueError(f"outside = {self.outside}: allowed are 0 and below, finite; the default is -1e8")
-        if self.levels not in ("all", "v1") and not _are_factors(self.levels):
-            raise ValueError(f"levels = {self.levels!r}: allowed are 'all', 'v1' and different downsampling factors such as 2 and 4")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: allowed are None (every step) and 1 or more edited steps")
-        if self.recurrence < 0:
-            raise ValueError(f"recurrence = {self.recurrence}: allowed are 0 (each step once) and above")
+        _require(self, "weight", 0 <= self.weight < math.inf, "0 (no edit) and above; the released examples use 0.05 to 0.10")
+        _require(self, "inside", 0 <= self.inside < math.inf, "0 and above, finite; the default is 2.5")
+        _require(self, "outside", -math.inf < self.outside <= 0, "0 and below, finite; the default is -1e8")
+        known = self.levels in ("all", "v1") or _are_factors(self.levels)
+        _require(self, "levels", known, "'all', 'v1' and different downsampling factors such as 2 and 4")
+        _require(self, "steps", self.steps is None or self.steps >= 1, "None (every step) and 1 or more edited steps")
+        _require(self, "recurrence", self.recurrence >= 0, "0 (each step once) and above")
 
 
 def _are_factors(levels: object) -> bool:
@@ -57,59 +87,37 @@ def _are_factors(levels: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How pictures are drawn. Defaults: stock SDXL (Euler, 50 steps, guidance 5), MuDI's negative prompt and
-    gamma (paper, section 4 and appendix B). `gamma` in 0..1 scales the mean shift; 0 is plain noise. "{subjects}"
-    in the negative prompt stands for the super-categories, "a dog and a dog". `scales` fixes the size of each
-    subject in a composition, in their order, as a share of the largest that fits, as the released code's
-    `relative_scale` does for two; None draws it. `overlap` False keeps the subjects of a composition apart.
-    `layout` "given" starts each picture from one of the combination's layouts, whose boxes then decide place and
-    size; "random" composes as Seg-Mix does. `cfg_plus_plus` is the lambda of CFG++, 0 to 1, in place of a
-    `guidance_scale`, which is None then. `padding` "adaptive" hides padding from attention (`mudi.text.conditioning`).
-    `layout_guidance` holds each subject's words to its box of the same layout that initialization takes
-    (`mudi.attention.layout_guidance`). All of these compose, but for CFG++ with a multistep `scheduler`."""
+    """How pictures are drawn. Defaults: stock SDXL (Euler, 50 steps, guidance 5), MuDI's negative prompt and gamma (paper, section 4
+    and appendix B). All keys compose, but for those that `_check_together` names."""
 
     steps: int = 50
+    """Denoising steps of one image."""
     guidance_scale: float | None = 5.0
+    """Classifier-free guidance weight; 1 is no guidance, null leaves it to `cfg_plus_plus`."""
     cfg_plus_plus: float | None = None
+    """CFG++'s lambda, 0 to 1, instead of a guidance_scale; 0.6 is about a scale of 7."""
     scheduler: Literal["euler", "ddim", "dpmpp_2m"] = "euler"
+    """How a denoising step is taken."""
     padding: Padding = "full"
+    """Whether attention sees the padding behind a prompt's words: adaptive hides it (`mudi.text.conditioning`)."""
     layout_guidance: LayoutGuidance | None = None
+    """Attention by the layout that initialization takes too (`mudi.attention.layout_guidance`); null is none."""
     negative_prompt: str | None = "sticker, collage."
+    """What guidance steers away from. "{subjects}" stands for the super-categories, "a dog and a dog"; null is none."""
     gamma: float = 1.0
+    """Weight of the mean-shifted initial noise (paper equation 3), up to 1; 0 starts from plain noise."""
     scales: tuple[float, ...] | None = None
+    """Size of each subject in a composition, in their order, as a share of the largest that fits, as the released code's
+    `relative_scale` for two; null draws it."""
     overlap: bool = True
+    """Whether subjects may cover one another in a composition."""
     layout: Literal["random", "given"] = "random"
+    """Where the subjects of a composition stand: at random, as Seg-Mix composes, or in the boxes of one of the combination's own
+    layouts, which then decide place and size."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(f"steps = {self.steps}: allowed are 1 to {MOST_STEPS}")
-        if (self.guidance_scale is None) == (self.cfg_plus_plus is None):
-            raise ValueError(
-                f"guidance_scale = {self.guidance_scale} and cfg_plus_plus = {self.cfg_plus_plus}: give one of the two and null for the "
-                "other; CFG++ replaces classifier-free guidance"
-            )
-        if self.cfg_plus_plus is not None and not 0 <= self.cfg_plus_plus <= 1:
-            raise ValueError(f"cfg_plus_plus = {self.cfg_plus_plus}: allowed are 0 to 1; 0.6 is about a guidance_scale of 7")
-        if self.scheduler not in SOLVERS:
-            raise ValueError(f"scheduler = {self.scheduler!r}: allowed are {', '.join(map(repr, SOLVERS))}")
-        if self.cfg_plus_plus is not None and SOLVERS[self.scheduler].multistep:
-            raise ValueError(
-                f"cfg_plus_plus with scheduler = {self.scheduler!r}: CFG++ is exact for first-order steps alone; use 'euler' or 'ddim', "
-                "or guidance_scale"
-            )
-        if self.padding not in ("full", "adaptive"):
-            raise ValueError(f"padding = {self.padding!r}: allowed are 'full' and 'adaptive'")
-        if self.layout_guidance is not None and self.gamma and self.layout == "random":
-            raise ValueError(
-                f"layout_guidance with gamma = {self.gamma} and layout = 'random': attention and initialization would put subjects in "
-                "different places; use layout = 'given' or gamma = 0"
-            )
-        if self.layout not in ("random", "given"):
-            raise ValueError(f"layout = {self.layout!r}: allowed are 'random' and 'given', the combination's own layouts")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma = {self.gamma}: allowed are 0 (no mean shift) to 1 (the paper's default)")
-        if self.scales is not None and not all(0 < scale <= 1 for scale in self.scales):
-            raise ValueError(f"scales = {self.scales}: allowed are shares above 0 and up to 1, one a subject")
+        check_each(self)
+        _check_together(self)
 
     @property
     def wants_layouts(self) -> bool:
@@ -120,6 +128,39 @@ class Sampling:
     def guidance(self) -> float | Weight:
         """What `denoise` is guided by."""
         return self.guidance_scale if self.cfg_plus_plus is None else cfg_plus_plus(self.cfg_plus_plus)
+
+
+def check_each(sampling: Sampling) -> None:
+    """Raise ValueError for a key whose value is out of range, whatever the others are."""
+    guidance, lam, prompt, scales = sampling.guidance_scale, sampling.cfg_plus_plus, sampling.negative_prompt, sampling.scales
+    _require(sampling, "steps", 1 <= sampling.steps <= MOST_STEPS, f"1 to {MOST_STEPS}")
+    _require(sampling, "guidance_scale", guidance is None or 0 <= guidance < math.inf, "0 and above, finite; 1 is no guidance")
+    _require(sampling, "cfg_plus_plus", lam is None or 0 <= lam <= 1, "0 to 1; 0.6 is about a guidance_scale of 7")
+    _require(sampling, "scheduler", sampling.scheduler in SOLVERS, ", ".join(map(repr, SOLVERS)))
+    _require(sampling, "padding", sampling.padding in ("full", "adaptive"), "'full' and 'adaptive'")
+    _require(sampling, "negative_prompt", prompt is None or len(prompt) <= LONGEST_PROMPT, f"up to {LONGEST_PROMPT} characters")
+    _require(sampling, "layout", sampling.layout in ("random", "given"), "'random' and 'given', the combination's own layouts")
+    _require(sampling, "gamma", 0 <= sampling.gamma <= 1, "0 (no mean shift) to 1 (the paper's default)")
+    _require(sampling, "scales", scales is None or all(0 < s <= 1 for s in scales), "shares above 0 and up to 1, one a subject")
+
+
+def _check_together(sampling: Sampling) -> None:
+    """Raise ValueError for keys that exclude each other."""
+    if (sampling.guidance_scale is None) == (sampling.cfg_plus_plus is None):
+        raise ValueError(
+            f"guidance_scale = {sampling.guidance_scale} and cfg_plus_plus = {sampling.cfg_plus_plus}: give one of the two and null for "
+            "the other; CFG++ replaces classifier-free guidance"
+        )
+    if sampling.cfg_plus_plus is not None and SOLVERS[sampling.scheduler].multistep:
+        raise ValueError(
+            f"cfg_plus_plus with scheduler = {sampling.scheduler!r}: CFG++ is exact for first-order steps alone; use 'euler' or 'ddim', "
+            "or guidance_scale"
+        )
+    if sampling.layout_guidance is not None and sampling.gamma and sampling.layout == "random":
+        raise ValueError(
+            f"layout_guidance with gamma = {sampling.gamma} and layout = 'random': attention and initialization would put subjects in "
+            "different places; use layout = 'given' or gamma = 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,18 +174,28 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainSettings:
-    """MuDI, section 5: about 1000 steps on the kept candidates, KL weight about 1; rate and batch as in the fit.
-
-    `reference_share` of the micro-batches come from the user's photos (with Seg-Mix at 0.3); the paper's
-    text trains on the selected images alone, hence 0.
-    """
+    """How a self-training round is fitted. MuDI, section 5: about 1000 steps on the kept candidates, KL weight about 1; rate and batch
+    as in the fit."""
 
     steps: int = 1000
+    """Optimiser steps of one round."""
     learning_rate: float = 1e-4
+    """AdamW learning rate, constant."""
     batch: int = 1
+    """Images of one forward pass."""
     accumulation: int = 2
+    """Forward passes of one optimiser step."""
     kl_weight: float = 1.0
+    """Weight of the KL term that holds the adapter near that of the round before."""
     reference_share: float = 0.0
+    """Share of micro-batches drawn from the user's photos (with Seg-Mix at 0.3); the paper's text trains on the selected images alone."""
+
+    def __post_init__(self) -> None:
+        for count in ("steps", "batch", "accumulation"):
+            _require(self, count, getattr(self, count) >= 1, "1 and above")
+        _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "numbers above 0, finite; the default is 1e-4")
+        _require(self, "kl_weight", 0 <= self.kl_weight < math.inf, "0 (no KL term) and above, finite")
+        _require(self, "reference_share", 0 <= self.reference_share <= 1, "0 to 1; 0 trains on selected candidates alone")
 
 
 @dataclass(frozen=True, kw_only=True)

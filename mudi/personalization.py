@@ -13,10 +13,9 @@ from mudi.adapter_size import FLOAT32, Architecture
 from mudi.augment import Segment
 from mudi.backbone import Backbone
 from mudi.modular.subject_fits import fits_alone
-from mudi.options import LoraSettings, Sampling
+from mudi.options import LoraSettings, Sampling, require_ranges
 from mudi.passes import Work
 from mudi.prior_folder import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, weights_of
-from mudi.ranges import require_ranges
 from mudi.records import Adapter, Combination, Prompt, Report, Subject
 
 # Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.

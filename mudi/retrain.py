@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mudi import adapters
+from mudi.adapter_folder import clear_work, work_folder
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, encode, predict
@@ -17,7 +18,6 @@ from mudi.objectives import denoising_loss, kl_penalty
 from mudi.options import DRIFT_TIMES, RetrainSettings
 from mudi.records import Adapter, Combination, Report
 from mudi.text.conditioning import encode_prompts
-from mudi.work_folder import clear_work, work_folder
 
 
 def kl_loss(weight: float) -> Loss:

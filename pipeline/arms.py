@@ -3,33 +3,28 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from mudi.methods import METHODS
 from mudi.methods.keys import default_keys, in_place_of, overlaid, with_defaults
-from mudi.options import RetrainSettings, Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
 from mudi.text.prompts import require_named
 from mudi.user_files.requirements import require
 from pipeline import plan
-from pipeline.assignments import SINGLES, fit_seed, located, method_values, sampling_value
+from pipeline.assignments import SINGLES, fit_seed, located, method_values
 from pipeline.phases import Chosen
 from pipeline.settings.benchmark_config import BenchmarkConfig, Refit
-from pipeline.settings.config import Sampling as SamplingSpec
 from pipeline.settings.hyperparameters import require_known
 from pipeline.settings.prompt_file import evaluation_prompts, training_prompts
-from pipeline.settings.run_file import mistake_in
+from pipeline.settings.sampling_keys import checked_sampling, stored_sampling
 from pipeline.workers.fit_job import FitJob
 
 # Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
 POOL_SEED = 1
-LATER = {"layout": "random", "cfg_plus_plus": None, "scheduler": "euler", "padding": "full", "layout_guidance": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +53,6 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _drawn(sampling: Sampling) -> dict:
-    """What decides a drawn pool; what came later and changes nothing is left out, so that an earlier refit keeps its folder."""
-    return {key: value for key, value in asdict(sampling).items() if key not in LATER or value != LATER[key]}
-
-
 def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
     """Every arm by label. Raises ValueError for a method, hyperparameter or sampling key that does not exist."""
     _check_defaults(config)
@@ -75,20 +65,20 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
         origin = arm.like or (arm.refit and arm.refit.of)
         source = None
         if origin is None:
-            method, inherited, drawn = arm.method, {}, config.sampling.model_dump()
+            method, inherited, drawn = arm.method, {}, config.sampling.keys
         else:
             source = settle(origin)
             if arm.refit and source.refit:
                 raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; one round is supported here")
             if arm.refit and not source.options.refits:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
-            method, drawn = source.method, asdict(source.options.sampling)
+            method, drawn = source.method, vars(source.options.sampling)
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
         values = method_values(
             f"methods.{label}",
             method,
             _with_defaults(config, method, inherited, arm.hyperparameters),
-            _sampling(config, label, {**drawn, **arm.sampling}),
+            checked_sampling(f"methods.{label}.sampling", {**drawn, **arm.sampling}),
             config.models,
         )
         resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit or (source.refit if arm.like else None))
@@ -118,18 +108,6 @@ def _with_defaults(config: BenchmarkConfig, method: str, inherited: Mapping, giv
     if method not in METHODS:
         return {**inherited, **given}
     return with_defaults(method, config.defaults, overlaid(method, inherited, given))
-
-
-def _sampling(config: BenchmarkConfig, label: str, values: Mapping) -> Sampling:
-    """An arm's sampling as mudi's own value; the batch is the whole benchmark's, since it changes pixels."""
-    given = {key: value for key, value in values.items() if key != "batch"}
-    if unknown := sorted(set(given) - {field.name for field in fields(Sampling)}):
-        raise ValueError(f"methods.{label}: sampling has no key {unknown[0]!r}; allowed: {', '.join(f.name for f in fields(Sampling))}")
-    try:
-        checked = SamplingSpec.model_validate_json(json.dumps({**given, "batch": config.sampling.batch}))
-    except ValidationError as error:
-        raise ValueError(f"methods.{label}.sampling.{mistake_in(error)}") from None
-    return sampling_value(f"methods.{label}.sampling", checked)
 
 
 def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combination: Combination) -> Combination:
@@ -165,7 +143,7 @@ def refit_folder(
     """Where an arm's refit lies; arms that only draw differently share it."""
     start = arms[arm.refit.of]
     prompts = list(training_prompts(config, combination))
-    decided = [arm.refit.model_dump(mode="json"), _drawn(start.options.sampling), config.score.model_dump(mode="json"), prompts]
+    decided = [asdict(arm.refit), stored_sampling(start.options.sampling), config.score.model_dump(mode="json"), prompts]
     return run_dir / "adapters" / combination / f"{start.method}-{start.content}-fit={fit}-refit-{_digest(decided)}"
 
 
@@ -209,7 +187,7 @@ def refits(
                 if not kept[arm.label, combination.key, fit]:
                     continue
                 folder = refit_folder(run_dir, config, arms, arm, combination.key, fit)
-                retraining = RetrainSettings(**arm.refit.retraining)
+                retraining = arm.refit.retraining
                 job = FitJob(
                     label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method, hyperparameters={},
                     backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),

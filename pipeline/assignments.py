@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mudi.methods import METHODS
-from mudi.options import LayoutGuidance, RetrainSettings, Sampling
+from mudi.options import Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
@@ -18,9 +18,9 @@ from pipeline import plan
 from pipeline.phases import Chosen
 from pipeline.settings.benchmark_config import BenchmarkConfig
 from pipeline.settings.config import Models, RunConfig
-from pipeline.settings.config import Sampling as SamplingSpec
 from pipeline.settings.hyperparameters import check_hyperparameters
 from pipeline.settings.prompt_file import templates_of
+from pipeline.settings.sampling_keys import checked_sampling
 from pipeline.workers.draw import DrawSettings
 from pipeline.workers.fit_job import FitJob
 
@@ -50,22 +50,8 @@ def located(name: str) -> str:
 
 
 def sampling_of(config: RunConfig) -> Sampling:
-    """How an image is drawn, as mudi's own value."""
-    return sampling_value("sampling", config.sampling)
-
-
-def sampling_value(place: str, spec: SamplingSpec) -> Sampling:
-    """The `sampling` of a file as mudi's own value; ValueError, naming the `place`, for keys that exclude each other."""
-    values = spec.model_dump(exclude={"batch"})
-    if (guidance := values.pop("layout_guidance", None)) is not None:
-        try:
-            values["layout_guidance"] = LayoutGuidance(**guidance)
-        except ValueError as error:
-            raise ValueError(f"{place}.layout_guidance.{error}") from None
-    try:
-        return Sampling(**values)
-    except ValueError as error:
-        raise ValueError(f"{place}.{error}") from None
+    """How an image is drawn, as mudi's own value; ValueError for keys that exclude each other."""
+    return checked_sampling("sampling", config.sampling.keys)
 
 
 def hyperparameters_of(config: RunConfig) -> dict:
@@ -130,14 +116,13 @@ def refits(
     config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int
 ) -> list[FitJob]:
     """The refits on what `round` kept; a combination that kept nothing has none."""
-    retraining = RetrainSettings(**config.retrain.model_dump())
     return [
         FitJob(
             label=combination.key, combination=combination, method=config.method.name, hyperparameters={},
             backbone=located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
-            seed=fit_seed(config.seed, combination.key, round + 1), steps=retraining.steps, start=adapter,
-            kept=kept[combination.key], round=round, retraining=retraining, run_dir=str(run_dir),
+            seed=fit_seed(config.seed, combination.key, round + 1), steps=config.retrain.steps, start=adapter,
+            kept=kept[combination.key], round=round, retraining=config.retrain, run_dir=str(run_dir),
         )
         for combination, adapter in zip(combinations, adapters, strict=True)
         if kept[combination.key]

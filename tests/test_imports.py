@@ -11,6 +11,7 @@ from places import ROOT
 FILES = sorted(path for top in ("mudi", "pipeline", "jobs") for path in (ROOT / top).rglob("*.py"))
 # The rooms of the pipeline in their order: a file imports from its own room and from those to the left of it.
 ROOMS = (
+    ("templates",),
     ("settings",),
     ("tables",),
     ("plan",),
@@ -97,6 +98,24 @@ def test_nobody_asks_for_the_miniature(path):
 def test_a_report_builds_without_torch_and_ray(module):
     """A laptop with the tables alone can read them."""
     code = f"import sys, pipeline.report.{module}; sys.exit(bool({{'torch', 'ray'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_run_files_are_read_without_torch_and_ray():
+    """A mistake in one is told at once. Only a method's own `sampling`, asked for in a file without mistakes, imports methods."""
+    code = """
+import sys
+from pathlib import Path
+from pipeline.settings import benchmark_config, config, prompt_file, sampling_keys, subjects_file
+for load, name in ((config.load_run, "miniature"), (benchmark_config.load_benchmark, "benchmark_smoke")):
+    try:
+        load(Path(f"jobs/configs/{name}.yaml"), ["sampling.stps=3"])
+    except ValueError as error:
+        assert "did you mean 'steps'" in str(error), error
+    else:
+        raise AssertionError(name)
+sys.exit(bool({"torch", "ray"} & set(sys.modules)))
+"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_folder import DOWN
+from mudi.adapter_folder import DOWN, clear_work
 from mudi.backbone import Backbone
 from mudi.merging.concept_grams import subject_grams
 from mudi.merging.loras import State, merge_fusion, merge_peft, merge_sum
@@ -15,7 +15,6 @@ from mudi.merging.recipes import Fusion, Mean, Merge, Sum, Svd, Union
 from mudi.options import LoraSettings
 from mudi.records import Adapter, Combination
 from mudi.text import tokens
-from mudi.work_folder import clear_work
 
 
 @dataclass(frozen=True, kw_only=True)

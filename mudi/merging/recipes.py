@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mudi.adapter_size import TEXT
+from mudi.options import require_ranges
 from mudi.passes import Once
-from mudi.ranges import require_ranges
 
 Positions = Literal["concept", "real", "all"]
 POSITIONS = ("concept", "real", "all")

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from mudi import adapter_folder
-from mudi.adapter_folder import CONCEPT
+from mudi.adapter_folder import CONCEPT, clear_work
 from mudi.backbone import Backbone
 from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import narrowed
 from mudi.options import Sampling
 from mudi.passes import Work
 from mudi.records import Adapter, Combination, Report, Subject
-from mudi.work_folder import clear_work
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mudi import adapter_folder, adapter_size
+from mudi.adapter_folder import clear_work, work_folder
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone, Residual
 from mudi.cones2.settings import Preserved, ResidualSettings, Tuning
@@ -15,7 +16,6 @@ from mudi.options import Sampling
 from mudi.passes import Work
 from mudi.personalization import PhotoFit
 from mudi.records import Adapter, Combination, Report, Subject
-from mudi.work_folder import clear_work, work_folder
 
 # The release's for whole encoders. It has no LoRA and tunes no residual by itself: their rates are this project's choice.
 LEARNING_RATES: Mapping[Tuning, float] = {"text_full": 5e-6, "text_lora": 1e-4, "direct": 1e-3}

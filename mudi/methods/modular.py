@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mudi import adapter_folder, adapter_size
+from mudi.adapter_folder import work_folder
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone
 from mudi.dataset import require_objects
@@ -21,7 +22,6 @@ from mudi.passes import Once, Work, photos_of
 from mudi.personalization import SET_BY_RUNS, Personalization, PhotoFit
 from mudi.prior_folder import BATCH
 from mudi.records import Adapter, Combination, Report
-from mudi.work_folder import work_folder
 
 SINGLES: Mapping[str, type[PhotoFit]] = {
     "dreambooth": DreamBooth,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mudi import adapter_folder
+from mudi.adapter_folder import work_folder
 from mudi.backbone import Backbone
 from mudi.dataset import file_sha256
 from mudi.model_facts import weights_identity
 from mudi.records import Adapter, Combination, Report, Subject
-from mudi.work_folder import work_folder
 
 if TYPE_CHECKING:
     from mudi.personalization import Personalization, PhotoFit

@@ -1,7 +1,7 @@
-"""One combination folder looked through: what every file in it is for, every mistake, and what is worth knowing.
+"""The check of one combination folder: the use of every file in it, every mistake, and notes.
 
-Nothing is judged here that a run does not judge: the mistakes are those of `mudi.dataset`, all of them rather
-than the first. Photos are opened one a thread and let go of, so that a folder of any size fits in memory.
+The mistakes are those for which `mudi.dataset` would refuse a run, all of them rather than the first. Each thread
+holds one photo at a time, so a folder of any size fits in memory.
 """
 
 import os
@@ -18,7 +18,7 @@ from mudi.user_files.metadata_file import METADATA
 from pipeline.check import notes
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-# What is no photo and no mask and yet in its place: the text, what `mudi prepare` writes, and the truth about rendered subjects.
+# Files that are neither photo nor mask and yet in their place: the text, files of `mudi prepare`, and the truth about rendered subjects.
 OWN_FILES = (METADATA, "subjects.yaml", "prepared.json", "contact_sheet.html", "contact_sheet.png", "layouts.png", "truth.json")
 NOT_LISTED, REFUSED, PARTNER = f"not listed in {METADATA}", "refused", "of a photo or mask that is refused"
 NO_TEXT = f"{METADATA} is refused"
@@ -38,25 +38,25 @@ class SubjectReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderReport:
-    """found = photos + masks + own + skipped; every file of the folder is counted once, as the first of these that it is."""
+    """found = photos + masks + own + skipped; every file of the folder is counted once, under the first of these that fits."""
 
     folder: Path
     found: int
     photos: int
     masks: int
     own: tuple[str, ...]
-    """The metadata and what `mudi prepare` writes."""
+    """The files that are known by name: OWN_FILES."""
     skipped: Mapping[str, tuple[str, ...]]
     """Reason -> names of files."""
     subjects: tuple[SubjectReport, ...]
     listed: int
     """Lines of photos, usable or not."""
     refused: int
-    """Of these, how many a run would not accept."""
+    """The number of these that a run would not accept."""
     mistakes: tuple[str, ...]
     notes: tuple[str, ...]
     combination: Combination | None
-    """As a run would load it; None where it would not."""
+    """As a run would load it; None if a run would refuse it."""
 
 
 def in_order(executor: Executor, ahead: int) -> Each:
@@ -160,7 +160,7 @@ def _reasons(folder: Path, broken: Iterable[Examined]) -> dict[str, str]:
 
 
 def _why_unlisted(path: Path, sizes: Collection[int], hashes: Mapping[str, str]) -> str:
-    """Why a file that no line lists is skipped; only one of the size of a photo is read to tell whether it is a copy."""
+    """Why a file that no line lists is skipped; a file is read, to find copies, only if a photo has its size."""
     if path.is_dir():
         return "links to a folder, which are not followed"
     if path.is_file() and path.stat().st_size in sizes and (original := hashes.get(file_sha256(path))):

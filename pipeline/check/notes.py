@@ -1,4 +1,4 @@
-"""What is worth knowing of photos that a run accepts; nothing here stops one."""
+"""Notes on photos that a run accepts; no note stops a run."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from mudi.dataset import Examined
 from mudi.records import Subject
 from mudi.user_files.photos import MASK_THRESHOLD
 
-SMALL_SIDE = 256  # a quarter of SDXL's resolution: what is enlarged more than fourfold is learnt as blurred
+SMALL_SIDE = 256  # a quarter of SDXL's resolution: photos enlarged more than fourfold are learnt as blurred
 SMALL_SHARE = 0.01
 # JPEG masks have speckles; a part of the subject's own is larger.
 LEAST_PART = 0.01
@@ -21,7 +21,7 @@ WEIGHT = re.compile(r"\([^()]*:\s*[\d.]+\s*\)")
 
 
 def of_pictures(photo: Image.Image, levels: np.ndarray | None) -> tuple[str, ...]:
-    """Notes on one upright photo and its mask's grey levels, uint8 (H, W), None without a mask."""
+    """Notes on one upright photo and the grey levels of its mask, uint8 (H, W), None without a mask."""
     notes = []
     if min(photo.size) < SMALL_SIDE:
         notes.append(f"{photo.width}x{photo.height} pixels, a side below {SMALL_SIDE}; SDXL draws 1024, so a larger photo teaches more")
@@ -32,7 +32,7 @@ def of_pictures(photo: Image.Image, levels: np.ndarray | None) -> tuple[str, ...
 
 
 def of_mask(levels: np.ndarray) -> list[str]:
-    """Notes on a mask's grey levels, uint8 (H, W): a subject hardly there, in several parts, or stored with loss."""
+    """Notes on the grey levels of a mask, uint8 (H, W): a tiny subject, several parts, or a lossy file."""
     # Loaded here: it takes longer than to look through a small folder's text.
     from scipy import ndimage
 
@@ -51,13 +51,13 @@ def of_mask(levels: np.ndarray) -> list[str]:
 
 
 def of_folder(looked: Mapping[Subject, Sequence[Examined]]) -> Iterator[str]:
-    """Notes on the photos that can be used and on their number; what is true of several photos is said once."""
+    """Notes on the usable photos and on their number; a note on several photos is given once."""
     noted: dict[str, list[Path]] = {}
     seen: dict[str, tuple[str, str]] = {}
     for subject, examined in looked.items():
         usable = [one for one in examined if not one.mistake]
         if len(usable) == 1:
-            yield f'only one photo of "{subject.key}"; its background and pose are learnt with it, four or five show what is the subject'
+            yield f'only one photo of "{subject.key}", so its background and pose are learnt with it; add three or four others'
         for one in usable:
             for note in (*one.notes, *_of_caption(one.reference.caption), *_of_copy(subject, one, seen)):
                 noted.setdefault(note, []).append(one.reference.image_path)

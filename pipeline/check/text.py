@@ -1,15 +1,16 @@
-"""The report of a check as lines of text: one line a thing, whatever the names of files contain."""
+"""The report of a check as lines of text; names of files cannot break a line."""
 
 from collections.abc import Iterator, Sequence
 
 from pipeline.check.folder import FolderReport
+from pipeline.prepare.record import printable
 
 SHOWN_NAMES = 10
 SHOWN_FOLDERS = 3
 
 
 def folder_lines(report: FolderReport) -> Iterator[str]:
-    """All that is known of one folder, most important first; every mistake has its line."""
+    """The report on one folder, most important lines first; every mistake has its line."""
     yield f"{printable(report.folder.name)}: {'a run cannot use it as it is' if report.mistakes else 'accepted'}"
     skipped = sum(map(len, report.skipped.values()))
     parts = [f"{report.photos} used as photo", f"{report.masks} as mask"]
@@ -45,11 +46,6 @@ def closing(complaints: Sequence[str], checked: int | None = None) -> str:
     more = f"; and {len(complaints) - SHOWN_FOLDERS} more" if len(complaints) > SHOWN_FOLDERS else ""
     count = f"{len(complaints)} mistakes" if checked is None else f"{len(complaints)} of {checked} fail"
     return f"{count}: {'; '.join(complaints[:SHOWN_FOLDERS])}{more}"
-
-
-def printable(text: str) -> str:
-    """The text on one line: control characters and bytes that are no UTF-8 as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -1,28 +1,27 @@
-"""The contact sheet: every photo with its mask, what to look at first, as one offline page and as one picture.
+"""The contact sheet, as one offline page and as one picture: every photo with its mask, doubtful ones first.
 
 Captions and file names are a user's text: the page escapes all of it and forbids scripts.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from mudi.user_files.photos import read_both
 from pipeline.prepare.mask_picture import Marks, mask_picture
 from pipeline.prepare.photos import PreparedPhoto
-from pipeline.prepare.record import SkippedRecord
+from pipeline.prepare.record import Skipped
 from pipeline.prepare.sheet_picture import Cell, Heading, sheet_picture
+from pipeline.prepare.words import phrase_of
 from pipeline.settings.subjects_file import SubjectsFile
+from pipeline.templates.page import page, webp_address
 
 PAGE, PICTURE = "contact_sheet.html", "contact_sheet.png"
-SIDE = 420
+SIDE, QUALITY = 420, 80
 ORIGINS = {
-    "hinted": "mask cut out where subjects.yaml says",
+    "hinted": "mask made from the box or points in subjects.yaml",
     "source": "mask from the source folder",
     "hand": "mask painted by hand",
 }
@@ -30,7 +29,7 @@ ORIGINS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A photo as the sheet shows it. source: a `data:` address; origin: whence its mask is; box: a line on the box used."""
+    """A photo as the sheet shows it. source: a `data:` address; origin: a line on the mask's maker; from_file: its first name."""
 
     name: str
     subject: str
@@ -46,25 +45,23 @@ class Card:
 
 
 def write_sheets(
-    folder: Path, title: str, file: SubjectsFile, photos: Sequence[PreparedPhoto], skipped: Sequence[SkippedRecord],
+    folder: Path, title: str, file: SubjectsFile, photos: Sequence[PreparedPhoto], skipped: Sequence[Skipped],
     removed: Sequence[str],
 ) -> None:  # fmt: skip
     """Writes contact_sheet.html and contact_sheet.png into `folder`; a photo takes about 20 kB in each."""
     shown = [_drawn(photo) for photo in photos]
     cards = [card for card, _ in shown]
-    templates = FileSystemLoader(Path(__file__).parents[1] / "templates")
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("contact_sheet.html.j2").render(
-        title=title,
-        file=file,
-        looks=[card for card in cards if card.doubts],
-        cards={key: [card for card in cards if card.subject == key] for key in file.subjects},
-        skipped=skipped,
-        removed=removed,
-        count=len(cards),
-        masked=sum(card.usable for card in cards),
-    )
-    (folder / PAGE).write_text(page, encoding="utf-8")
+    content = {
+        "title": title,
+        "file": file,
+        "looks": [card for card in cards if card.doubts],
+        "cards": {key: [card for card in cards if card.subject == key] for key in file.subjects},
+        "skipped": skipped,
+        "removed": removed,
+        "count": len(cards),
+        "masked": sum(card.usable for card in cards),
+    }
+    (folder / PAGE).write_text(page("contact_sheet.html.j2", content), encoding="utf-8")
     sheet_picture(_rows(title, file, shown, skipped)).save(folder / PICTURE, format="PNG", optimize=True)
 
 
@@ -76,7 +73,7 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
     card = Card(
         name=photo.name,
         subject=photo.subject,
-        source=_webp(picture),
+        source=webp_address(picture, QUALITY),
         width=picture.width,
         height=picture.height,
         caption=photo.caption,
@@ -91,16 +88,16 @@ def _drawn(photo: PreparedPhoto) -> tuple[Card, Image.Image]:
 
 def _origin(photo: PreparedPhoto) -> str:
     if photo.given_mask:
-        return ORIGINS[photo.record.mask.origin] + ("; what subjects.yaml says of its place is not used" if photo.hinted else "")
+        return ORIGINS[photo.record.mask.origin] + ("; box and points in subjects.yaml are not used" if photo.hinted else "")
     if photo.hinted:
         return ORIGINS["hinted"]
     return f"mask from the box found, confidence {photo.record.boxes[0].confidence:.2f}"
 
 
 def _rows(
-    title: str, file: SubjectsFile, shown: Sequence[tuple[Card, Image.Image]], skipped: Sequence[SkippedRecord]
+    title: str, file: SubjectsFile, shown: Sequence[tuple[Card, Image.Image]], skipped: Sequence[Skipped]
 ) -> list[Heading | list[Cell]]:  # fmt: skip
-    """The picture's content from top to bottom: what to look at, then every subject, then what was skipped."""
+    """The picture's content from top to bottom: doubtful photos, then every subject, then skipped files."""
 
     def cell(card: Card, picture: Image.Image) -> Cell:
         reason = ("" if card.usable else "no mask: ") + "; ".join(card.doubts)
@@ -112,15 +109,9 @@ def _rows(
     if looks:
         rows += [Heading(text="Needs a look", alarm=True), looks]
     for key, entry in file.subjects.items():
-        rows.append(Heading(text=f"{entry.identifier} {entry.class_noun}", small=f"{key}, detector asked for “{entry.query}”"))
+        rows.append(Heading(text=phrase_of(entry), small=f"{key}, detector asked for “{entry.query}”"))
         rows.append([cell(card, picture) for card, picture in shown if card.subject == key and not card.doubts])
     if skipped:
         rows.append(Heading(text="Skipped files"))
         rows += [Heading(text="", small=f"{row.subject}/{row.file}: {row.reason}") for row in skipped]
     return rows
-
-
-def _webp(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

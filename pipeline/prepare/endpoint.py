@@ -27,7 +27,7 @@ from pipeline.workers.failure import RunFailedError
 
 LARGEST_REPLY = 1_000_000  # bytes; forty prompts are 4,000
 LONGEST_WAIT = 60.0  # seconds that a server may ask us to wait
-LONGEST_SIDE = 768  # pixels: what vision models look at, and about 100 kB a photo
+LONGEST_SIDE = 768  # pixels that vision models look at; a photo then takes about 100 kB
 TRANSPORT_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.ProtocolError, httpx2.ProxyError, httpx2.DecodingError)
 BUSY = (408, 409, 425, 429)
 UNDERSTOOD_NOT = (400, 422)
@@ -66,7 +66,7 @@ class Endpoint:
 
 
 class ReplyError(Exception):
-    """A try that failed and may be repeated, with what went wrong and how long the server asks us to wait."""
+    """A failed try that may be repeated, with its reason and the seconds that the server asks us to wait."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -90,12 +90,12 @@ class _Completion(BaseModel):
 
 
 def answer(endpoint: Endpoint, model: str, messages: Sequence[Message], schema: dict[str, Any]) -> str:
-    """The text that the model answers, asked to be JSON of `schema`.
+    """The model's answer, a text that should be JSON of `schema`.
 
-    Servers differ in the forms of `response_format` that they take: a schema is tried first, then "any
-    JSON object", then none; each that is refused costs one request. RunFailedError if the server cannot be
-    reached or does not answer properly after all tries, ValueError if it refuses the key, the model or the
-    request; both of one line, with the address and without the key.
+    Servers differ in the forms of `response_format` that they take: a schema is tried first, then "any JSON
+    object", then none; each refused form costs one request. RunFailedError if the server cannot be reached or
+    does not answer properly after all tries; ValueError if it refuses the key, the model or the request. Both
+    are one line, with the address and without the key.
     """
     forms = (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}},
@@ -112,7 +112,7 @@ def answer(endpoint: Endpoint, model: str, messages: Sequence[Message], schema: 
 
 
 def user_message(text: str, images: Sequence[np.ndarray] = ()) -> Message:
-    """What is asked, with photos (H, W, 3) as JPEGs of at most 768 pixels a side inside the request: no server fetches anything."""
+    """A question with its photos (H, W, 3) as JPEGs of at most 768 pixels a side in the request: no server fetches anything."""
     if not images:
         return {"role": "user", "content": text}
     pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
@@ -178,7 +178,7 @@ def _post(endpoint: Endpoint, request: dict[str, Any]) -> str:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Whom we trust, read once a process: it takes 60 ms, and there is a request for each photo."""
+    """The trusted certificates, read once a process: reading takes 60 ms, and each photo is a request."""
     return httpx2.create_ssl_context()
 
 
@@ -195,7 +195,7 @@ def _body(endpoint: Endpoint, response: httpx2.Response, deadline: float) -> byt
 
 
 def _check_status(endpoint: Endpoint, response: httpx2.Response, body: bytes, model: str) -> None:
-    """Returns for 200; otherwise says by the kind of exception whether to try again, to ask in another form or to stop."""
+    """Returns for 200; otherwise the kind of exception says whether to try again, to ask in another form, or to stop."""
     status, place = response.status_code, f"endpoint {endpoint.address}"
     if status == 200:
         return
@@ -205,7 +205,7 @@ def _check_status(endpoint: Endpoint, response: httpx2.Response, body: bytes, mo
     if status in UNDERSTOOD_NOT:
         raise RefusedFormatError(f"HTTP {status}: {said}")
     if status in (401, 403):
-        # What the server says may repeat the key in part.
+        # The server's text may repeat the key in part.
         given = "the key was refused" if endpoint.key is not None else "it asks for a key, and none was given"
         raise ValueError(f"{place}: {given} (HTTP {status}); give a valid one")
     if 300 <= status < 400:
@@ -226,5 +226,5 @@ def _retry_after(value: str) -> float:
 
 
 def _redacted(endpoint: Endpoint, text: str) -> str:
-    """The beginning of what a server said, in which the key, should it be repeated there, is blanked."""
+    """The beginning of a server's text, with the key blanked if it is repeated there."""
     return quoted(text.replace(endpoint.key, "***") if endpoint.key else text)

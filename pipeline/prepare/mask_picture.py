@@ -16,7 +16,7 @@ GREYED = 0.55
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What is drawn on a photo, in its pixels: the detector's boxes, and box and points given by hand."""
+    """The lines on a photo, in its pixels: the detector's boxes, and box and points given by hand."""
 
     detected: Sequence[Box] = ()
     by_hand: Box | None = None
@@ -24,8 +24,8 @@ class Marks:
 
 
 def mask_picture(photo: np.ndarray, mask: np.ndarray | None, marks: Marks, side: int) -> Image.Image:
-    """A photo, uint8 (H, W, 3), `side` pixels along its longer side; within its mask, bool (H, W), it is tinted and
-    outlined, outside greyed."""
+    """A photo, uint8 (H, W, 3), `side` pixels along its longer side: tinted and outlined within its mask, bool (H, W),
+    and grey outside."""
     height, width = photo.shape[:2]
     scale = side / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""Which photos keep their mask and which get a new one, and what a person should look at."""
+"""Which photos keep their mask, which get a new one, and why a person should look at a photo."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pipeline.workers.masks import MadeMask, Masker, MaskJob, MaskSettings, Prog
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedPhoto:
-    """A photo of the folder. path and mask: where both are now, the mask None if there is none; doubts: why to look at it."""
+    """A photo of the folder. path and mask: where the files are, mask None if there is none; doubts: why to look at it."""
 
     subject: str
     name: str
@@ -34,17 +34,17 @@ class PreparedPhoto:
     @property
     def hinted(self) -> bool:
         """Whether subjects.yaml says where the subject is."""
-        return self.entry.box is not None or bool(self.entry.points)
+        return is_hinted(self.entry)
 
     @property
     def given_mask(self) -> bool:
-        """Whether the mask is a person's, from the source folder or painted here: no model and no box changes it."""
+        """Whether a person made the mask, in the source folder or here: no model and no box changes it."""
         return self.mask is not None and self.record.mask.origin != "made"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What is known of a photo's mask before the models are asked; job: what to ask them, None if nothing."""
+class _Decision:
+    """A photo's mask before the models run. job: their work, None if the mask is kept; stale: names of masks to delete."""
 
     record: PhotoRecord
     mask: Path | None
@@ -56,22 +56,21 @@ def prepared_photos(
     file: SubjectsFile, records: Mapping[str, PhotoRecord], here: Mapping[str, Path], staged: Path, masker: Masker,
     settings: MaskSettings, progress: Progress,
 ) -> tuple[tuple[PreparedPhoto, ...], list[str], int]:  # fmt: skip
-    """Every photo of `file` with its mask, new masks written to `staged`; names of masks that are no longer anyone's;
-    and how many the models were asked for. `here`: file name -> where it is.
+    """The photos of `file` with their masks, the names of stale masks, and the number of masks that the models were asked for.
 
-    A mask that prepare did not make itself is kept, whatever the file says; `hinted` and `given_mask` then are both true.
-    ValueError names one that is unusable.
+    New masks are written to `staged`. `here`: file name -> path. A mask that prepare did not make is kept, even if the
+    file gives a box or points for it. ValueError names a mask that is unusable.
     """
     rows = [(key, entry, name, photo) for key, entry in file.subjects.items() for name, photo in entry.photos.items()]
-    plans = [_plan(name, photo, entry.query, records[name], here, settings) for _, entry, name, photo in rows]
-    jobs = [plan.job for plan in plans if plan.job]
+    decisions = [_decide(name, photo, entry.query, records[name], here, settings) for _, entry, name, photo in rows]
+    jobs = [decision.job for decision in decisions if decision.job]
     if jobs:
         _require_models(settings, len(jobs))
     answers = iter(masker(jobs, progress) if jobs else ())
     photos, stale = [], []
-    for (key, _, name, photo), plan in zip(rows, plans, strict=True):
-        record, mask = (plan.record, plan.mask) if plan.job is None else _store(name, plan.record, next(answers), staged)
-        stale += plan.stale
+    for (key, _, name, photo), known in zip(rows, decisions, strict=True):
+        record, mask = (known.record, known.mask) if known.job is None else _store(name, known.record, next(answers), staged)
+        stale += known.stale
         photos.append(
             PreparedPhoto(
                 subject=key, name=name, caption=photo.caption, entry=photo, record=record, path=here[name], mask=mask,
@@ -81,28 +80,31 @@ def prepared_photos(
     return tuple(photos), stale, len(jobs)
 
 
-def _plan(
+def is_hinted(photo: PhotoEntry) -> bool:
+    """Whether a person gave a box or points on the subject."""
+    return photo.box is not None or bool(photo.points)
+
+
+def _decide(
     name: str, photo: PhotoEntry, query: str, record: PhotoRecord, here: Mapping[str, Path], settings: MaskSettings
-) -> _Plan:  # fmt: skip
-    path = here[name]
+) -> _Decision:  # fmt: skip
     masks = _masks_of(name, here)
     ours = record.mask.sha256 if record.mask else ()
     by_hand = [mask for mask in masks if file_sha256(mask) not in ours]
     if by_hand:
         painted = MaskRecord(file=by_hand[0].name, origin="hand", sha256=ours)
-        return _Plan(record=record.model_copy(update={"mask": painted}), mask=by_hand[0], job=None)
+        return _Decision(record=record.model_copy(update={"mask": painted}), mask=by_hand[0], job=None)
     if masks and record.mask.origin != "made":
-        return _Plan(record=record, mask=masks[0], job=None)
-    hinted = photo.box is not None or bool(photo.points)
-    asked = (photo.box, photo.points, settings.segmenter) if hinted else (query, settings.detector, settings.segmenter, settings.threshold)
-    inputs = inputs_sha256((file_sha256(path), *asked))
+        return _Decision(record=record, mask=masks[0], job=None)
+    by_detector = (query, settings.detector, settings.segmenter, settings.threshold)
+    asked = (photo.box, photo.points, settings.segmenter) if is_hinted(photo) else by_detector
+    inputs = inputs_sha256((file_sha256(here[name]), *asked))
     current = bool(masks) and file_sha256(masks[0]) == ours[-1] if record.mask else not masks
     if record.inputs == inputs and current:
-        return _Plan(record=record, mask=masks[0] if masks else None, job=None)
-    job = MaskJob(photo=str(path), query=query, box=photo.box, points=photo.points)
-    return _Plan(
-        record=record.model_copy(update={"inputs": inputs}), mask=None, job=job, stale=tuple(mask.name for mask in masks)
-    )  # fmt: skip
+        return _Decision(record=record, mask=masks[0] if masks else None, job=None)
+    job = MaskJob(photo=str(here[name]), query=query, box=photo.box, points=photo.points)
+    renewed = record.model_copy(update={"inputs": inputs})
+    return _Decision(record=renewed, mask=None, job=job, stale=tuple(mask.name for mask in masks))
 
 
 def _masks_of(name: str, here: Mapping[str, Path]) -> list[Path]:
@@ -123,7 +125,7 @@ def _require_models(settings: MaskSettings, count: int) -> None:
 
 
 def _store(name: str, record: PhotoRecord, made: MadeMask, staged: Path) -> tuple[PhotoRecord, Path | None]:
-    """The record of what the models answered, and the mask in `staged`."""
+    """The record with the models' answer, and the mask in `staged`."""
     earlier = record.mask.sha256 if record.mask else ()
     mask, path = None, None
     if made.png is not None:

@@ -1,7 +1,7 @@
 """`mudi prepare`: folders of photos become a combination with masks, captions and a contact sheet, and again after an edit.
 
-Everything is made in a staging folder and put in place by renaming, the whole folder at the first time, file by
-file afterwards. An edit is respected wherever it was made: words and boxes in subjects.yaml, masks by their content.
+Everything is made in a staging folder and put in place by renaming: the whole folder the first time, file by file
+later. Every edit is kept: words and boxes in subjects.yaml, and masks, which are recognised by their content.
 """
 
 import json
@@ -19,12 +19,11 @@ from mudi.layout import preview
 from mudi.records import Combination, Reference, Subject
 from mudi.user_files.masking import THRESHOLD
 from mudi.user_files.names import check_combination_name, check_subject_key
-from mudi.user_files.photos import read_image
 from pipeline.prepare.contact_sheet import PAGE, PICTURE, write_sheets
 from pipeline.prepare.photos import PreparedPhoto, prepared_photos
-from pipeline.prepare.record import FILE_NAME, PhotoRecord, Record, SkippedRecord, read_record, record_bytes
-from pipeline.prepare.sources import Photo, Scan, copy_mask, copy_photo, scan, shown
-from pipeline.prepare.words import check_hints, check_tokens, check_words, photos_of, rename_in_captions, shown_phrases, write_words
+from pipeline.prepare.record import FILE_NAME, PhotoRecord, Record, Skipped, printable, read_record, record_bytes
+from pipeline.prepare.sources import Photo, Scan, copy_mask, copy_photo, scan
+from pipeline.prepare.words import check_hints, check_tokens, check_words, photos_of, phrases_of, rename_in_captions, write_words
 from pipeline.prepare.writer import Writer
 from pipeline.settings import subjects_file
 from pipeline.settings.subjects_file import SubjectsFile, read_subjects, write_subjects
@@ -37,21 +36,21 @@ PREVIEW_SIDE = 384
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a preparation left. scan: what the source folders held, None where none were given; renewed: how many masks
-    the models were asked for; removed: photos that were taken out of subjects.yaml; notes: further things to look at."""
+    """The result of a preparation. scan: the files of the source folders, None if none were given; renewed: number of masks
+    that the models were asked for; removed: photos that were taken out of subjects.yaml; notes: captions to look at."""
 
     out: Path
     file: SubjectsFile
     photos: tuple[PreparedPhoto, ...]
     scan: Scan | None
-    skipped: tuple[SkippedRecord, ...]
+    skipped: tuple[Skipped, ...]
     renewed: int
     removed: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def bare(self) -> list[str]:
-        """The subjects of which no photo has a mask yet."""
+        """The subjects without any mask."""
         masked = {photo.subject for photo in self.photos if photo.mask is not None}
         return [key for key in self.file.subjects if key not in masked]
 
@@ -60,17 +59,17 @@ def prepare(
     sources: Mapping[str, Path], out: Path, writer: Writer, masker: Masker, settings: MaskSettings, progress: Progress,
     backbone: str | None = None,
 ) -> Prepared:  # fmt: skip
-    """Make the folder `out` from `sources` (subject key -> folder), or make it anew from its own subjects.yaml and new photos.
+    """Make the folder `out` from `sources` (subject key -> folder), or make it again from its own subjects.yaml and new photos.
 
-    `masker` is asked only for photos whose mask is missing or was made from something else. ValueError, before
-    anything is written, if a source or an edit cannot be used, if a subject has no usable photo, or if `out`
-    exists and was not made here. A photo without a mask gets no line in metadata.jsonl. Identifiers are rare single tokens of
-    `backbone`, by default of SDXL.
+    `masker` makes a mask only where it is missing or its inputs have changed. A photo without a mask gets no line in
+    metadata.jsonl. Identifiers are rare single tokens of `backbone`, by default of SDXL. ValueError, before anything
+    is written, if a source or an edit cannot be used, if a subject has no usable photo, or if prepare did not make `out`.
     """
     out = Path(os.path.abspath(out))
     before = read_record(out)
     _check_names(sources, out, first=before is None)
-    file = read_subjects(out / subjects_file.FILE_NAME) if before else None
+    words_path = out / subjects_file.FILE_NAME
+    file = read_subjects(words_path) if before else None
     found = scan(sources, {photo.source_sha256 for photo in before.photos.values()} if before else ()) if sources else None
     with _staging(out, first=before is None) as staged:
         records, new = _copy(found.photos if found else (), before, out, staged)
@@ -78,19 +77,17 @@ def prepare(
         edited = rename_in_captions(file, before.phrases) if file else None
         words = write_words(edited, new, writer, progress)
         here = {path.name: path for folder in (out, staged) if folder.is_dir() for path in folder.iterdir() if path.is_file()}
-        check_words(words, out / subjects_file.FILE_NAME, here)
-        notes = check_tokens(words, out / subjects_file.FILE_NAME, backbone)
-        for key, name, photo in photos_of(words):
-            records.setdefault(name, PhotoRecord(source=shown(name), source_sha256=file_sha256(here[name])))
-            if photo.box is not None or photo.points:
-                place = f"{out / subjects_file.FILE_NAME}: subjects.{key}.photos.{name}"
-                check_hints(place, photo, read_image(here[name]).shape[:2])
+        check_words(words, words_path, here)
+        notes = check_tokens(words, words_path, backbone)
+        check_hints(words, words_path, here)
+        for _, name, _ in photos_of(words):
+            records.setdefault(name, PhotoRecord(source=printable(name), source_sha256=file_sha256(here[name])))
         photos, stale, renewed = prepared_photos(words, records, here, staged, masker, settings, progress)
         record = Record(
             detector=settings.detector or None,
             segmenter=settings.segmenter or None,
             threshold=settings.threshold,
-            phrases=dict(shown_phrases(words)),
+            phrases=phrases_of(words.subjects),
             photos={**records, **{photo.name: photo.record for photo in photos}},
             skipped=_skipped(found, before),
         )
@@ -109,7 +106,7 @@ def prepare(
 
 
 def known_settings(out: Path, detector: str | None, segmenter: str | None, threshold: float | None) -> MaskSettings:
-    """The models to use: those given, else those of the folder's record; "" where neither is known."""
+    """The models to use: those given, else those of the folder's record, else ""."""
     before = read_record(Path(os.path.abspath(out)))
     if threshold is None:
         threshold = before.threshold if before else THRESHOLD
@@ -138,7 +135,7 @@ def _check_names(sources: Mapping[str, Path], out: Path, first: bool) -> None:
 
 @contextmanager
 def _staging(out: Path, first: bool) -> Iterator[Path]:
-    """A new folder on the same file system, named as `out`; what is left in it goes."""
+    """A new folder on the same file system, with the name of `out`; it is deleted with the files left in it."""
     within = out.parent if first else out
     within.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=within, prefix="._staging-") as folder:
@@ -150,7 +147,7 @@ def _staging(out: Path, first: bool) -> Iterator[Path]:
 def _copy(
     found: tuple[Photo, ...], before: Record | None, out: Path, staged: Path
 ) -> tuple[dict[str, PhotoRecord], dict[str, dict[str, Path]]]:  # fmt: skip
-    """Copies new photos and their masks into `staged`; their records beside the old ones, and subject -> file name -> copy."""
+    """Copies new photos and their masks into `staged`. Returns old and new records, and subject -> file name -> copy."""
     records = dict(before.photos) if before else {}
     stems = {Path(name).stem for name in records} | {path.stem for path in (out.iterdir() if out.is_dir() else ())}
     new: dict[str, dict[str, Path]] = {}
@@ -164,7 +161,7 @@ def _copy(
         mask = copy_mask(photo, staged, stem) if photo.mask else None
         records[name] = PhotoRecord.model_validate(
             {
-                "source": shown(photo.path.name),
+                "source": printable(photo.path.name),
                 "source_sha256": photo.sha256,
                 "repair": photo.repair,
                 "mask": mask and {"file": mask.name, "origin": "source", "sha256": (file_sha256(mask),)},
@@ -180,14 +177,14 @@ def _require_photos(sources: Mapping[str, Path], file: SubjectsFile | None, new:
             raise ValueError(f"{key}={folder}: no file in it can be used as a photo (JPEG, PNG or WEBP); nothing was written")
 
 
-def _skipped(found: Scan | None, before: Record | None) -> tuple[SkippedRecord, ...]:
-    """What this scan skipped, and of subjects that it did not look at what an earlier one did."""
+def _skipped(found: Scan | None, before: Record | None) -> tuple[Skipped, ...]:
+    """The files that this scan skipped, and of the other subjects those that earlier scans skipped."""
     earlier = [row for row in before.skipped if found is None or row.subject not in found.found] if before else []
-    return (*earlier, *(SkippedRecord(**vars(row)) for row in (found.skipped if found else ())))
+    return (*earlier, *(found.skipped if found else ()))
 
 
 def _preview(prepared: Prepared, staged: Path) -> list[str]:
-    """Stores a picture of the layouts, or names it as stale where there are none or a subject has no mask to show."""
+    """Stores a picture of the layouts; if there are none, or a subject has no mask, returns the name of the old one as stale."""
     if not prepared.file.layouts or prepared.bare:
         return [PREVIEW] if (prepared.out / PREVIEW).exists() else []
     Image.fromarray(preview(_combination(prepared), PREVIEW_SIDE)).save(staged / PREVIEW)
@@ -195,7 +192,7 @@ def _preview(prepared: Prepared, staged: Path) -> list[str]:
 
 
 def _combination(prepared: Prepared) -> Combination:
-    """The photos that have a mask, where they are now, with the layouts."""
+    """The photos that have a mask, at their present paths, with the layouts."""
     subjects = []
     for key, entry in prepared.file.subjects.items():
         own = [photo for photo in prepared.photos if photo.subject == key and photo.mask is not None]
@@ -207,7 +204,7 @@ def _combination(prepared: Prepared) -> Combination:
 
 
 def _metadata(file: SubjectsFile, photos: tuple[PreparedPhoto, ...]) -> str:
-    header = {"id": dict(shown_phrases(file)), "query": {key: entry.query for key, entry in file.subjects.items()}}
+    header = {"id": phrases_of(file.subjects), "query": {key: entry.query for key, entry in file.subjects.items()}}
     if file.layouts:
         header["layouts"] = [{key: list(layout[key]) for key in file.subjects} for layout in file.layouts]
     lines = [
@@ -219,10 +216,10 @@ def _metadata(file: SubjectsFile, photos: tuple[PreparedPhoto, ...]) -> str:
 
 
 def _put_in_place(staged: Path, out: Path, stale: list[str]) -> None:
-    """The whole folder by one rename where there is none, else photos, words, record, masks and the rest, file by file.
+    """A new folder by one rename; else photos, words, record, masks and the rest, file by file in this order.
 
-    A driver that dies in between leaves nothing that the next start takes for a mask painted by hand: masks that are no
-    longer anyone's go before the record that forgets them, and new ones come after the record that knows old and new.
+    If the driver dies in between, the next start takes no mask for one painted by hand: stale masks are deleted before the
+    record that forgets them, and new masks come after the record that knows old and new ones.
     """
     if not (out / FILE_NAME).exists():
         staged.rename(out)

@@ -1,4 +1,4 @@
-"""What `mudi prepare` knows of a folder that it made: whence its photos come and what its masks were made from."""
+"""The record of a prepared folder: the origin of its photos, the inputs of its masks, and the files that were skipped."""
 
 import hashlib
 import json
@@ -30,22 +30,25 @@ class MaskRecord(Settings):
 
 class PhotoRecord(Settings):
     source: str
-    """The name it had, escaped for printing."""
+    """Its name in the source folder, escaped (`printable`)."""
     source_sha256: str
     """Of the file in the source folder."""
     repair: str | None = None
     """Why it was saved anew; null if it was copied byte for byte."""
     inputs: str | None = None
-    """sha256 of all that the models' last answer depends on; null if they were not asked."""
+    """sha256 of the inputs of the models' last answer; null if the models were not asked."""
     mask: MaskRecord | None = None
     boxes: tuple[FoundBox, ...] = ()
-    """What the detector found, best first."""
+    """The detector's boxes, best first."""
     doubts: tuple[str, ...] = ()
     """Why the models' last answer should be looked at."""
 
 
-class SkippedRecord(Settings):
+class Skipped(Settings):
+    """A file, or folder, of a source folder that is not used."""
+
     subject: str
+    """The key of the folder's subject."""
     file: str
     reason: str
 
@@ -56,14 +59,14 @@ class Record(Settings):
     segmenter: str | None = None
     threshold: float
     phrases: dict[str, str]
-    """Subject key -> identifier and class, as its captions name it."""
+    """Subject key -> identifier and class, as the captions name the subject."""
     photos: dict[str, PhotoRecord]
     """File name in the folder -> its record; also of photos that were taken out of subjects.yaml."""
-    skipped: tuple[SkippedRecord, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def read_record(out: Path) -> Record | None:
-    """The record of a prepared folder; None where nothing is or an empty folder. ValueError for a folder that prepare did not make."""
+    """The record of a prepared folder; None if the folder is absent or empty. ValueError for a folder that prepare did not make."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     path = out / FILE_NAME
@@ -83,5 +86,10 @@ def record_bytes(record: Record) -> bytes:
 
 
 def inputs_sha256(parts: Sequence[object]) -> str:
-    """The sha256 of the canonical JSON of what an answer of the models depends on."""
+    """The sha256 of the inputs of an answer, as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+
+
+def printable(text: str) -> str:
+    """The text on one line: control characters and bytes that are not UTF-8 are escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

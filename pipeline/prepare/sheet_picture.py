@@ -16,7 +16,7 @@ LONGEST_TEXT = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """A line across the sheet, with a smaller one under it."""
+    """A line across the sheet, with small text under it."""
 
     text: str
     small: str = ""
@@ -25,7 +25,7 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A picture with its name, a text, and what is wrong with it, "" if nothing."""
+    """A picture with its name, a text, and its alarm, "" if nothing is wrong with it."""
 
     picture: Image.Image
     name: str

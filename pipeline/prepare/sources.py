@@ -1,10 +1,10 @@
-"""What lies in the users' source folders: every file is a photo, the mask of one, or skipped with its reason. Nothing is written there."""
+"""The files of the users' source folders: each is a photo, the mask of one, or skipped with its reason. Nothing is written there."""
 
 import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,17 @@ from PIL import Image
 
 from mudi.dataset import file_sha256
 from mudi.user_files.photos import FORMATS, decode, read_image, read_mask
+from pipeline.prepare.record import Skipped, printable
 
 MASK = re.compile(r"mask_(?P<photo>.+)", re.IGNORECASE)
 MASK_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
-PNG_BIT_DEPTH = 24  # Its place in the file; Pillow reads 16 bits of colour as 8 and does not say so.
+PNG_BIT_DEPTH = 24  # The byte that holds it; Pillow reads 16 bits of colour as 8 and does not say so.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """A photo that can be used. sha256: of the file; repair: why its copy is saved anew, None if it is copied byte for byte."""
+    """A usable photo. sha256: of the file; repair: why its copy is saved anew, None if it is copied byte for byte."""
 
     subject: str
     path: Path
@@ -32,18 +33,11 @@ class Photo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A file, or folder, that is not used; `subject` is the key of the folder it lies in."""
-
-    subject: str
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scan:
-    """found: files in each subject's folder. Each is one of `photos`, the mask of one, in `skipped`, or one of `known` photos
-    or masks that are in the prepared folder already: found = photos + masks + skipped + known."""
+    """found: number of files in each subject's folder; known: number of them that are in the prepared folder already.
+
+    Every file is counted once: found = photos + their masks + skipped + known.
+    """
 
     found: dict[str, int]
     known: dict[str, int]
@@ -62,7 +56,7 @@ def scan(sources: Mapping[str, Path], known: Collection[str] = ()) -> Scan:
         files = _files(subject, folder)
         masks, orphans = _masks(files)
         found[subject], again[subject] = len(files), 0
-        skipped += [Skipped(subject=subject, file=shown(path.name), reason=reason) for path, reason in orphans.items()]
+        skipped += [Skipped(subject=subject, file=printable(path.name), reason=reason) for path, reason in orphans.items()]
         # Of two copies of a photo the one that has a mask is kept.
         rest = [path for path in files if path not in orphans and path not in masks.values()]
         for path in sorted(rest, key=lambda path: path not in masks):
@@ -72,18 +66,18 @@ def scan(sources: Mapping[str, Path], known: Collection[str] = ()) -> Scan:
                 if photo.sha256 in seen:
                     raise ValueError(f"the same photo as {seen[photo.sha256]}")
             except ValueError as error:
-                skipped.append(Skipped(subject=subject, file=shown(path.name), reason=_reason(error, path)))
+                skipped.append(Skipped(subject=subject, file=printable(path.name), reason=_reason(error, path)))
                 if mask:
-                    skipped.append(Skipped(subject=subject, file=shown(mask.name), reason="its photo is skipped"))
+                    skipped.append(Skipped(subject=subject, file=printable(mask.name), reason="its photo is skipped"))
                 continue
-            seen[photo.sha256] = shown(path.name) if len(sources) == 1 else f"{shown(path.name)} of {subject}"
+            seen[photo.sha256] = printable(path.name) if len(sources) == 1 else f"{printable(path.name)} of {subject}"
             if photo.sha256 in known:
                 again[subject] += 2 if mask else 1
                 continue
             unusable = _mask_problem(photo)
             if unusable:
-                skipped.append(Skipped(subject=subject, file=shown(mask.name), reason=unusable))
-                photo = Photo(**{**vars(photo), "mask": None})
+                skipped.append(Skipped(subject=subject, file=printable(mask.name), reason=unusable))
+                photo = replace(photo, mask=None)
             photos.append(photo)
     subjects = list(sources)
     return Scan(
@@ -95,7 +89,7 @@ def scan(sources: Mapping[str, Path], known: Collection[str] = ()) -> Scan:
 
 
 def copy_photo(photo: Photo, target: Path) -> None:
-    """The photo at `target`: byte for byte, or upright on white as PNG where it needs a repair."""
+    """Copies the photo to `target`: byte for byte, or upright on white as PNG if it needs a repair."""
     if photo.repair is None:
         shutil.copyfile(photo.path, target)
     else:
@@ -103,7 +97,7 @@ def copy_photo(photo: Photo, target: Path) -> None:
 
 
 def copy_mask(photo: Photo, folder: Path, stem: str) -> Path:
-    """The photo's mask as mask_STEM in `folder`: byte for byte, or as 8-bit PNG where the photo was turned with it."""
+    """Copies the photo's mask to mask_STEM in `folder`: byte for byte, or upright as 8-bit PNG if the photo needs a repair."""
     if photo.repair is None:
         target = folder / f"mask_{stem}{photo.mask.suffix.lower()}"
         shutil.copyfile(photo.mask, target)
@@ -111,11 +105,6 @@ def copy_mask(photo: Photo, folder: Path, stem: str) -> Path:
         target = folder / f"mask_{stem}.png"
         Image.fromarray(_read_own_mask(photo).astype(np.uint8) * 255).save(target, format="PNG")
     return target
-
-
-def shown(name: str) -> str:
-    """A file name as it can be printed anywhere: control characters and undecodable bytes are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def _files(subject: str, folder: Path) -> list[Path]:
@@ -128,15 +117,15 @@ def _files(subject: str, folder: Path) -> list[Path]:
 
 
 def _masks(files: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
-    """Photo -> its mask; and files that are named as masks but belong to no photo or to one that has a mask, with the reason."""
+    """Photo -> its mask; and the files named as masks that are the mask of no photo -> the reason."""
     named = {path: match["photo"].lower() for path in files if (match := MASK.fullmatch(path.stem)) and _is_mask_suffix(path)}
     photos = {path.stem.lower(): path for path in reversed(files) if path not in named}
     masks, orphans = {}, {}
     for path, stem in named.items():
         if stem not in photos:
-            orphans[path] = f"named as the mask of a photo {shown(path.stem[5:])!r} that is not there; rename it if it is a photo"
+            orphans[path] = f"named as the mask of a photo {printable(path.stem[5:])!r} that is not there; rename it if it is a photo"
         elif photos[stem] in masks:
-            orphans[path] = f"a second mask of {shown(photos[stem].name)}, beside {shown(masks[photos[stem]].name)}"
+            orphans[path] = f"a second mask of {printable(photos[stem].name)}, beside {printable(masks[photos[stem]].name)}"
         else:
             masks[photos[stem]] = path
     return masks, orphans
@@ -203,5 +192,5 @@ def _read_own_mask(photo: Photo) -> np.ndarray:
 
 
 def _reason(error: ValueError, path: Path) -> str:
-    """What an error says of a file, without the path that the reader of a list knows."""
-    return shown(" ".join(str(error).removeprefix(f"{path}: ").replace(str(path), path.name).split()))
+    """The text of an error about a file, without the file's path."""
+    return printable(" ".join(str(error).removeprefix(f"{path}: ").replace(str(path), path.name).split()))

@@ -1,4 +1,4 @@
-"""What a preparation did, in lines for the terminal: counts that add up, skipped files with reasons, what needs a look."""
+"""The summary of a preparation in lines for the terminal: counts that add up, skipped files with reasons, photos to look at."""
 
 from pipeline.prepare.contact_sheet import PAGE
 from pipeline.prepare.photos import PreparedPhoto
@@ -13,7 +13,7 @@ def print_prepared(prepared: Prepared) -> None:
 
 
 def summary(prepared: Prepared) -> list[str]:
-    """Counts that add up, what was skipped and why, what needs a look, and where everything lies."""
+    """Counts that add up, skipped files and why, photos to look at, and the paths of the results."""
     photos, scan, notes = prepared.photos, prepared.scan, prepared.notes
     lines = []
     for key, found in scan.found.items() if scan else ():
@@ -47,7 +47,7 @@ def summary(prepared: Prepared) -> list[str]:
 
 
 def _unused_hint(photo: PreparedPhoto) -> str:
-    """A box or points that change nothing, because the photo has a mask that a person made."""
+    """The line on a box or points that change nothing, because a person made the photo's mask."""
     hints = " and ".join(name for name, given in (("box", photo.entry.box is not None), ("points", bool(photo.entry.points))) if given)
     whence = "was painted by hand" if photo.record.mask.origin == "hand" else "came with the photo"
     return f"not used: {hints} of {photo.name}, whose mask {whence}; delete {photo.mask_name} and start again to have one made"

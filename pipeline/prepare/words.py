@@ -1,4 +1,4 @@
-"""The words of a prepared folder: asked of a writer where they are new, kept where a person wrote them, checked before use."""
+"""The words of a prepared folder: a writer writes new ones, a person's are kept, and all are checked before use."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,23 +23,22 @@ LAYOUTS = 4
 def write_words(
     file: SubjectsFile | None, new: Mapping[str, Mapping[str, Path]], writer: Writer, progress: Progress
 ) -> SubjectsFile:  # fmt: skip
-    """`file` with an entry more for each new photo, and for each new subject; `new` is subject -> file name -> photo.
+    """`file` with an entry for each new photo and each new subject; `new` is subject -> file name -> photo.
 
-    A subject's class begins as its key with spaces for underscores, which the writer may make more precise.
+    The writer is given a subject's key, with spaces for underscores, as its class, and may make it more precise.
     """
     subjects = dict(file.subjects) if file else {}
     done, count = 0, sum(map(len, new.values()))
     for key, photos in new.items():
         entry = subjects.get(key) or _new_subject(key, photos, writer, subjects)
-        phrase = f"{entry.identifier} {entry.class_noun}"
         captions = {}
         for name, path in photos.items():
-            captions[name] = PhotoEntry(caption=_caption(writer, path, phrase))
+            captions[name] = PhotoEntry(caption=_caption(writer, path, phrase_of(entry)))
             progress("captions", done := done + 1, count)
         subjects[key] = entry.model_copy(update={"photos": {**entry.photos, **captions}})
     if file:
         return file.model_copy(update={"subjects": subjects})
-    phrases = {key: f"{entry.identifier} {entry.class_noun}" for key, entry in subjects.items()}
+    phrases = phrases_of(subjects)
     return SubjectsFile(
         source=writer.source,
         subjects=subjects,
@@ -57,10 +56,10 @@ def _caption(writer: Writer, path: Path, phrase: str) -> str:
 
 
 def rename_in_captions(file: SubjectsFile, before: Mapping[str, str]) -> SubjectsFile:
-    """The captions with each subject's present identifier and class where they hold those of `before` (key -> both)."""
+    """The file with captions that name each subject by its present identifier and class instead of those of `before` (key -> both)."""
     subjects = {}
     for key, entry in file.subjects.items():
-        old, now = before.get(key), f"{entry.identifier} {entry.class_noun}"
+        old, now = before.get(key), phrase_of(entry)
         photos = {
             name: photo.model_copy(update={"caption": photo.caption.replace(old, now)}) if old and old != now else photo
             for name, photo in entry.photos.items()
@@ -70,7 +69,7 @@ def rename_in_captions(file: SubjectsFile, before: Mapping[str, str]) -> Subject
 
 
 def check_words(file: SubjectsFile, path: Path, photos: Collection[str]) -> None:
-    """ValueError that names the key if what a person wrote in `path` cannot be trained on; `photos` are the folder's files."""
+    """ValueError that names the key if words of `path` cannot be trained on; `photos` are the folder's files."""
     identifiers: dict[str, str] = {}
     owners: dict[str, str] = {}
     for key, entry in file.subjects.items():
@@ -100,24 +99,28 @@ def check_words(file: SubjectsFile, path: Path, photos: Collection[str]) -> None
             )
 
 
-def check_hints(where: str, photo: PhotoEntry, size: tuple[int, int]) -> None:
-    """ValueError if a photo's box or points by hand do not lie in it; size: (H, W)."""
-    height, width = size
-    if photo.box is not None:
-        x0, y0, x1, y1 = photo.box
+def check_hints(file: SubjectsFile, path: Path, photos: Mapping[str, Path]) -> None:
+    """ValueError that names the key if a box or point of `path` does not lie in its photo; photos: file name -> photo."""
+    for key, name, photo in photos_of(file):
+        if photo.box is None and not photo.points:
+            continue
+        where = f"{path}: subjects.{key}.photos.{name}"
+        height, width = read_image(photos[name]).shape[:2]
+        x0, y0, x1, y1 = photo.box or (0, 0, width, height)
         if not (x0 < x1 <= width and y0 < y1 <= height):
             raise ValueError(
                 f"{where}.box: {list(photo.box)} must be x0, y0, x1, y1 with x0 < x1 <= {width} and y0 < y1 <= {height}, "
                 f"in pixels of the photo of {width}x{height}"
-            )  # fmt: skip
-    for x, y in photo.points:
-        if not (x < width and y < height):
-            raise ValueError(f"{where}.points: [{x:g}, {y:g}] lies outside the photo of {width}x{height} pixels")
+            )
+        for x, y in photo.points:
+            if not (x < width and y < height):
+                raise ValueError(f"{where}.points: [{x:g}, {y:g}] lies outside the photo of {width}x{height} pixels")
 
 
 def check_tokens(file: SubjectsFile, path: Path, backbone: str | None) -> list[str]:
-    """One sentence for each caption that the text encoders of `backbone` cut off. ValueError for an identifier of `path`
-    that is not one rare token to both; without a `backbone`, to SDXL's.
+    """A sentence for each caption that the text encoders of `backbone`, by default SDXL's, cut off.
+
+    ValueError for an identifier of `path` that is not one rare token to each of them.
     """
     found = tokenizers_of(backbone or "random-sdxl")
     if found is None:
@@ -148,10 +151,16 @@ def _new_subject(key: str, photos: Mapping[str, Path], writer: Writer, others: M
     )
 
 
-def shown_phrases(file: SubjectsFile) -> Mapping[str, str]:
-    return {key: f"{entry.identifier} {entry.class_noun}" for key, entry in file.subjects.items()}
+def phrase_of(entry: SubjectEntry) -> str:
+    """The words that captions call a subject by: "olis corgi"."""
+    return f"{entry.identifier} {entry.class_noun}"
+
+
+def phrases_of(subjects: Mapping[str, SubjectEntry]) -> dict[str, str]:
+    """Subject key -> its phrase."""
+    return {key: phrase_of(entry) for key, entry in subjects.items()}
 
 
 def photos_of(file: SubjectsFile) -> Sequence[tuple[str, str, PhotoEntry]]:
-    """(subject key, file name, entry) of every photo, in the file's order."""
+    """(subject key, file name, entry) of every photo, in the order of the file."""
     return [(key, name, photo) for key, entry in file.subjects.items() for name, photo in entry.photos.items()]

@@ -1,4 +1,4 @@
-"""Who writes the words of a prepared folder: a model behind an address, a model on this machine, or plain templates."""
+"""The writers of a prepared folder's words: a model behind an address, a model on this machine, or plain templates."""
 
 import json
 import re
@@ -54,10 +54,10 @@ INSTRUCTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """Who writes; each of its four functions raises ValueError, or RunFailedError where a server fails."""
+    """A writer of words; each of its four functions raises ValueError, or RunFailedError if a server fails."""
 
     source: str
-    """Whose words these are, for `subjects.yaml`."""
+    """The writer's name, for `subjects.yaml`."""
     describe: Callable[[Sequence["np.ndarray"], str], str]
     """(photos of one subject (H, W, 3), its noun) -> a descriptive class of 1 to 4 words, lower case."""
     caption: Callable[["np.ndarray", str], str]
@@ -65,11 +65,11 @@ class Writer:
     prompts: Callable[[Sequence[str], int], list[str]]
     """(phrases, count) -> that many distinct templates with "{subjects}"."""
     layouts: Callable[[Mapping[str, str], int], list[Layout]]
-    """(subject key -> phrase, count) -> that many compositions on the canvas, or none, which is drawing them at random."""
+    """(subject key -> phrase, count) -> that many compositions on the canvas, or none if they are drawn at random."""
 
 
 def templates_writer() -> Writer:
-    """A writer that asks nobody: the class is the noun, captions are alike, layouts are left to chance."""
+    """A writer without a model: the class is the noun, captions are alike, layouts are random."""
     return Writer(
         source="templates",
         describe=lambda images, noun: noun,
@@ -80,14 +80,14 @@ def templates_writer() -> Writer:
 
 
 def local_writer_of(name: str, device: str = "cpu") -> Writer:
-    """A writer whose classes and captions come from a vision-language model on this machine; the rest is as with templates.
+    """A writer whose classes and captions come from a vision-language model on this machine; prompts come from templates.
 
     `name` is a folder or a hub id with a revision. Raises ValueError if it is no such model.
     """
     from mudi.user_files.local_writer import caption, describe, load_local_writer
 
     generate = load_local_writer(name, device)
-    # Of a folder its own name: where it lies on this machine is nobody's business.
+    # A folder is named without the path to it, which would tell others about this machine.
     known_as = Path(name).name if Path(name).expanduser().is_dir() else name
     return replace(
         templates_writer(),
@@ -145,7 +145,7 @@ class _Layouts(BaseModel):
     layouts: list[_Layout]
 
 
-# (what for an error, question, form of the answer, its check) -> what the check makes of the answer.
+# (the task's name for an error, question, form of the answer, its check, photos) -> the answer as its check returns it.
 Ask = Callable[..., Any]
 
 
@@ -203,7 +203,7 @@ def _ask(
     check: Callable[[Answer], Checked],
     images: Sequence["np.ndarray"] = (),
 ) -> Checked:
-    """What `check` makes of the model's answer in `form`; mistakes are told to the model, and it is asked again."""
+    """The model's answer in `form`, as `check` returns it; a model is told its mistake and asked again."""
     opening: list[Message] = [{"role": "system", "content": INSTRUCTIONS}, user_message(question, images)]
 
     def ask(mistakes: Mistakes) -> str:

@@ -1,6 +1,6 @@
-"""A benchmark as one HTML file that works offline: tables as the paper's, claims with verdicts, judges, pictures, costs.
+"""A benchmark as one HTML file that works offline: tables like the paper's, claims with verdicts, judges, pictures, costs.
 
-Built from the run's tables alone, without models, so it can be written on a laptop and during a run.
+The page is built from the run's tables alone, without models, so it can be written on a laptop and during a run.
 """
 
 import json
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.report import charts
@@ -20,9 +19,10 @@ from pipeline.report.tables import benchmark
 from pipeline.tables import store
 from pipeline.tables.journal import publish
 from pipeline.tables.run_folder import read_run
+from pipeline.templates.page import page
 
 PAPER_BACKBONES = ("stable-diffusion-xl-base-1.0", "sdxl-base-1.0")
-# Short title and what it measures; a metric that is not here is shown by its own name.
+# Short title and meaning; a metric that is not here is shown by its own name.
 TITLES = {
     "count_correct": ("right count", "share of images in which as many subjects are detected as were asked for"),
     "dnc_linear_dreamsim": ("D&C, DreamSim", "Detect-and-Compare (the paper's): does each detected subject resemble itself and no other"),
@@ -44,8 +44,8 @@ TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A metric of a table. digits: decimals shown; best: the mean that leads, None if a method has no value;
-    published: whether the paper prints any number for it."""
+    """A metric of a table. digits: decimals shown; best: the leading mean, None if a method has no value;
+    published: whether the paper prints a number for it."""
 
     metric: str
     higher: bool
@@ -57,7 +57,7 @@ class Column:
 def write_benchmark_report(run_dir: Path) -> Path:
     """Writes report.html into the benchmark's folder and returns its path; the same tables give the same bytes.
 
-    Pictures are reduced, and seeds left out, as far as the page's budget demands; the page says which. Raises
+    If the page's budget demands it, pictures are reduced and seeds left out, and the page says so. Raises
     ValueError if the folder holds no benchmark.
     """
     run_dir = Path(run_dir)
@@ -66,10 +66,8 @@ def write_benchmark_report(run_dir: Path) -> Path:
 
 def benchmark_page(run_dir: Path, result: Benchmark, budget: int = BUDGET) -> str:
     """The page that shows `result` with pictures from the run's tables, as many as `budget` bytes hold."""
-    templates = FileSystemLoader(Path(__file__).parents[1] / "templates")
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "title": _title, "breakable": _breakable, "seconds": _seconds}
-    return environment.get_template("benchmark.html.j2").render(_content(run_dir, result, budget))
+    content = _content(run_dir, result, budget)
+    return page("benchmark.html.j2", content, number=number, title=_title, breakable=_breakable, seconds=_seconds)
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -78,7 +76,7 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
 
 
 def decimals(values: Sequence[float]) -> int:
-    """3, or as many as show three digits of the largest of small values: 3 for 0.41, 5 for 0.00412; at most 8."""
+    """3; more if the largest value is small, so that three digits of it show: 5 for 0.00412; at most 8."""
     largest = max((abs(value) for value in values), default=1.0)
     return 3 if largest >= 0.05 or largest == 0 else min(8, 2 - math.floor(math.log10(largest)))
 
@@ -184,7 +182,7 @@ def _auroc(rows: Sequence[Validity]) -> Markup | None:
 
 
 def _shared(run_dir: Path) -> dict[str, str]:
-    """method -> the method whose adapters it uses, where it has no fit of its own."""
+    """method -> the methods whose adapters it uses, for methods without fits of their own."""
     fits = store.read(run_dir, "fits", columns=["method", "shared_with"]).to_pandas().dropna(subset=["shared_with"])
     return {method: ", ".join(sorted(set(group["shared_with"]))) for method, group in fits.groupby("method")}
 

@@ -46,7 +46,7 @@ def trend(rows: Sequence[RoundRow], label: str) -> Markup:
 
 
 def histogram(values: np.ndarray, edges: np.ndarray, tallest: int, label: str, mean: float) -> Markup:
-    """How many candidates of a round have which score; `edges` and `tallest` are shared by all rounds."""
+    """The candidates of a round by score; all rounds share `edges` and `tallest`."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(3.4, 2.1)
         axes.hist(values, bins=edges, color=ACCENT, alpha=0.75)
@@ -60,9 +60,9 @@ def histogram(values: np.ndarray, edges: np.ndarray, tallest: int, label: str, m
 
 
 def dots(rows: Sequence[tuple[str, Estimate | None, Sequence[float]]], label: str, guide: float | None = None) -> Markup:
-    """One line a row, top down: its name, its mean with the interval, and above it its single combinations as small dots.
+    """Each row from the top: its name, its mean with the interval, and above it its single combinations as small dots.
 
-    A row without a mean says so instead; `guide` draws a dashed line, such as the value of pure chance.
+    A row without a mean says so instead; a dashed line stands at `guide`, such as the value of pure chance.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _figure(6.6, 0.75 + 0.32 * len(rows), grid="x")

@@ -1,7 +1,7 @@
 """Two runs, or two arms, side by side: paired differences of images that began with the same noise.
 
-Benchmarks are compared arm by arm, self-training runs round by round. Runs that were not asked for the same
-pictures are refused, since differences would then be of other prompts or other noise.
+Benchmarks are compared arm by arm, self-training runs round by round. Runs of different prompts, combinations or
+seeds are refused, since their differences would not come from the methods.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from pipeline.plan import WATCHED
+from mudi.text.prompts import WATCHED
 from pipeline.report.scores import DRIFT, load_scores
 from pipeline.report.statistics import KEYS, Estimate, NothingInCommonError, difference, paired_bootstrap, show
-from pipeline.report.summary import NARROWEST
+from pipeline.report.text import bare_table, wide_console
 from pipeline.tables import store
 from pipeline.tables.run_folder import read_run
 
@@ -27,7 +25,7 @@ from pipeline.tables.run_folder import read_run
 class Compared:
     """The mean of B minus A of one arm (or a pair) and round in one score, on images that both have.
 
-    unmatched_a, unmatched_b: images of one side alone; they count nowhere. real: the 95 % interval excludes zero.
+    unmatched_a, unmatched_b: images without a partner, which are left out. real: the 95 % interval excludes zero.
     """
 
     label: str
@@ -42,10 +40,10 @@ class Compared:
 def compare(
     run_a: Path, run_b: Path, metric: str | None = None, method_a: str | None = None, method_b: str | None = None
 ) -> tuple[Compared, ...]:
-    """Paired differences B minus A: of every arm that has one label in both runs, or of two named arms.
+    """Paired differences B minus A of every arm whose label is in both runs, or of two named arms.
 
-    Without `metric`, of every score that both have. Raises ValueError naming the first difference if the runs
-    differ in combinations, prompts, numbers of images or seeds, and if there is nothing in common to compare.
+    Without `metric` every score of both runs is compared. Raises ValueError, which names the first difference, if
+    the runs differ in combinations, prompts, numbers of images or seeds, and if they have no image in common.
     """
     if (method_a is None) != (method_b is None):
         raise ValueError("one arm is named; name both (--method-a and --method-b), or none to compare arms of equal labels")
@@ -78,11 +76,10 @@ def print_comparison(
     method_b: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Prints what `compare` finds as a table."""
+    """Prints the results of `compare` as a table."""
     results = compare(run_a, run_b, metric, method_a, method_b)
-    console = console or Console(width=max(NARROWEST, Console().width))
-    title = f"B minus A, mean and 95 % interval of pairs of one seed. A: {run_a}, B: {run_b}"
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    console = console or wide_console()
+    table = bare_table(f"B minus A, mean and 95 % interval of pairs of one seed. A: {run_a}, B: {run_b}")
     rounds = any(result.round is not None for result in results)
     for heading in ("arm", *(["round"] if rounds else []), "score", "difference", "", "pairs", "only A", "only B"):
         table.add_column(heading, justify="left" if heading in ("arm", "score", "") else "right", overflow="fold")
@@ -127,7 +124,7 @@ def _load(run_dir: Path) -> pd.DataFrame:
 
 
 def _check_asked_the_same(run_a: Path, run_b: Path) -> None:
-    """Raises ValueError naming the first thing that the two runs were asked differently."""
+    """Raises ValueError, which names the first difference between the requests of two runs."""
     asked_a, asked_b = _asked(run_a), _asked(run_b)
     for name in {**asked_a, **asked_b}:
         if name not in asked_a or name not in asked_b:
@@ -137,7 +134,7 @@ def _check_asked_the_same(run_a: Path, run_b: Path) -> None:
 
 
 def _asked(run_dir: Path) -> dict[str, Any]:
-    """What a run was asked to draw, named for a reader, in the order in which differences matter."""
+    """The request of a run: name -> value, the differences that matter most first."""
     facts = read_run(run_dir)
     config, benchmark = facts["config"], facts.get("kind") == "benchmark"
     keys = sorted(Path(folder).name for folder in config["combinations"])

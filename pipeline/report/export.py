@@ -1,4 +1,4 @@
-"""A benchmark without its pictures: the tables as Markdown, and every score in one small Parquet file beside them; for several runs."""
+"""Benchmarks without their pictures: tables as Markdown, and every score in one small Parquet file beside them."""
 
 import shutil
 from pathlib import Path
@@ -29,9 +29,9 @@ SCHEMA = pa.schema(
 
 
 def export(run_dir: Path, target: Path) -> None:
-    """Writes TARGET.md and TARGET.parquet. Text around the tables and other runs' tables and scores in them are kept.
+    """Writes TARGET.md and TARGET.parquet, and keeps the text around the tables and the tables and scores of other runs.
 
-    Raises ValueError if the run is not complete: an export is what is quoted.
+    Raises ValueError if the run is not complete, since exported numbers are quoted.
     """
     result = benchmark(run_dir)
     if result.missing:
@@ -56,12 +56,12 @@ def export(run_dir: Path, target: Path) -> None:
 
 
 def marks(name: str) -> tuple[str, str]:
-    """What stands before and after the tables of a run in a page."""
+    """The lines before and after the tables of a run in a page."""
     return f"<!-- tables of {name}: written by `mudi report RUN --export` -->", f"<!-- end of the tables of {name} -->"
 
 
 def with_tables(page: str, name: str, tables: str) -> str:
-    """The page with a run's tables in place of those that it holds of this run, or at its end under a heading of their own."""
+    """The page with the tables of a run: in place of its earlier ones, or at the end under a heading of their own."""
     begin, end = marks(name)
     block = f"{begin}\n\n{tables.rstrip()}\n\n{end}\n"
     if begin not in page:

@@ -1,9 +1,11 @@
-"""The same seed drawn by every method: which pictures of a benchmark its page shows, and how they fit its budget.
+"""The pictures of a page: each with its scores, and those of a benchmark chosen so that they fit the page's budget.
 
-The page carries its pictures inside it, so there is a budget in bytes. Seeds are added one by one, each prompt in
+A page carries its pictures inside it, so there is a budget in bytes. Seeds are added one by one, each prompt in
 every combination and with every method at once, until the next would exceed it: no method is shown more than another.
 """
 
+import base64
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,24 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
-from pipeline.report.inline_image import TINY, data_address
 from pipeline.tables import store
+from pipeline.templates.page import webp_address
 
 BUDGET = 24_000_000  # bytes of pictures with their scores; tables, charts and lists then keep a page below 30 MB
 SEEDS = 3
 SIDES = (512, 384, 256)
-BYTES_A_PIXEL = 0.27  # of a busy photo as WebP at this quality, in base64; what is really used is counted
+TINY = 128  # pixels; smaller pictures keep their bytes and their hard edges
+QUALITY = 82
+BYTES_A_PIXEL = 0.27  # of a busy photo as WebP at this quality, in base64; the bytes really used are counted
 OVERHEAD = 3000  # bytes of boxes, matrix and scores beside a picture: 2,204 measured with 8 scores, 90 for each further one
 PORTION = 256_000_000  # bytes of decoded pixels that are read from the tables at once
 COLUMNS = ["candidate_id", "method", "combination", "prompt_id", "prompt", "index", "seed", "adapter_sha256", "height", "width", "status"]
 
+# Metric -> its value, None if not computed, and its details.
+Scores = Mapping[str, tuple[float | None, dict[str, Any]]]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Shot:
-    """A picture with what the judges said of it. boxes are in the pixels of the original (width, height).
+class Picture:
+    """A candidate with its scores, as a page shows it. boxes are in the pixels of the original (width, height).
 
-    value: the grid's metric, None if not computed; scores: (metric, value or None), all of them.
+    value: the score named under the picture, None if not computed; scores: (metric, value or None), all of them.
     similarity has a row a box and a column a subject; cells are (value, share of the largest value in 0..1).
     """
 
@@ -38,6 +46,7 @@ class Shot:
     height: int
     tiny: bool
     prompt: str
+    combination: str
     seed: int
     value: float | None
     scores: tuple[tuple[str, float | None], ...]
@@ -54,7 +63,7 @@ class Row:
 
     prompt: str
     index: int
-    shots: Mapping[str, Shot]
+    pictures: Mapping[str, Picture]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +75,47 @@ class Grids:
     shown: int
     stored: int
     side: int | None
+
+
+def picture(row: Any, source: str, scores: Scores, subjects: Sequence[str], metric: str) -> Picture:
+    """The picture of a row of `candidates`. Boxes, similarity and reason are those of `metric`, else of the first score with any."""
+    by_preference = sorted(scores, key=lambda name: (name != metric, name))
+    similarity_by = next((name for name in by_preference if "similarity" in scores[name][1]), None)
+    similarity = scores[similarity_by][1]["similarity"] if similarity_by else []
+    largest = max([value for line in similarity for value in line], default=1.0)
+    columns = len(similarity[0]) if similarity else 0
+    details = [scores[name][1] for name in by_preference]
+    return Picture(
+        source=source,
+        width=int(row.width),
+        height=int(row.height),
+        tiny=max(row.width, row.height) < TINY,
+        prompt=row.prompt,
+        combination=row.combination,
+        seed=int(row.seed),
+        value=scores[metric][0] if metric in scores else None,
+        scores=tuple((name, value) for name, (value, _) in scores.items()),
+        boxes=tuple(map(tuple, next((found["boxes"] for found in details if "boxes" in found), ()))),
+        similarity=tuple(tuple((value, max(0.0, value) / max(largest, 1e-6)) for value in line) for line in similarity),
+        similarity_by=similarity_by,
+        subjects=tuple(subjects) if len(subjects) == columns else tuple(f"subject {i + 1}" for i in range(columns)),
+        reason=next((found["reason"] for found in details if "reason" in found), None),
+    )
+
+
+def judgement(row: Any) -> tuple[float | None, dict[str, Any]]:
+    """The value and the details of a row of `scores`, None and empty where the row holds none."""
+    details = json.loads(row.details) if isinstance(row.details, str) and row.details else {}
+    return None if pd.isna(row.value) else float(row.value), details
+
+
+def data_address(png: bytes, side: int) -> str:
+    """A `data:` address: pictures below 128 pixels as they are, others at most `side` pixels wide and high as WebP."""
+    image = Image.open(io.BytesIO(png), formats=("PNG",))
+    if max(image.size) < TINY:
+        return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return webp_address(image, QUALITY)
 
 
 def picture_grids(
@@ -95,11 +145,11 @@ def picture_grids(
             break
         chosen += step
     scores = _scores(run_dir, [row.candidate_id for row, _ in chosen])
-    shots = [
-        (row, _shot(row, source, scores.get(row.candidate_id, {}), subjects.get(row.combination, ()), metric)) for row, source in chosen
+    shown = [
+        (row, picture(row, source, scores.get(row.candidate_id, {}), subjects.get(row.combination, ()), metric)) for row, source in chosen
     ]
-    reduced = any(max(row.width, row.height) > side and not shot.tiny for row, shot in shots)
-    return Grids(rows=_rows(shots, combinations), shown=len(shots), stored=len(drawn), side=side if reduced else None)
+    reduced = any(max(one.width, one.height) > side for _, one in shown)
+    return Grids(rows=_rows(shown, combinations), shown=len(shown), stored=len(drawn), side=side if reduced else None)
 
 
 def _side(pictures: int, budget: int) -> int:
@@ -117,49 +167,23 @@ def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[An
             yield row, data_address(pngs[row.candidate_id], side)
 
 
-def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, dict[str, tuple[float | None, dict]]]:
-    """candidate_id -> metric -> (value, details), metrics sorted by name."""
-    table = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"])
-    frame = table.to_pandas()
+def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, Scores]:
+    """candidate_id -> its scores, sorted by name."""
+    frame = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"]).to_pandas()
     frame = frame[frame["candidate_id"].isin(set(candidate_ids))].sort_values(["candidate_id", "metric"])
-    found: dict[str, dict[str, tuple[float | None, dict]]] = {}
+    found: dict[str, dict[str, tuple[float | None, dict[str, Any]]]] = {}
     for row in frame.itertuples(index=False):
-        value = None if pd.isna(row.value) else float(row.value)
-        found.setdefault(row.candidate_id, {})[row.metric] = (value, json.loads(row.details) if row.details else {})
+        found.setdefault(row.candidate_id, {})[row.metric] = judgement(row)
     return found
 
 
-def _shot(row: Any, source: str, scores: Mapping[str, tuple[float | None, dict]], subjects: Sequence[str], metric: str) -> Shot:
-    by_preference = sorted(scores, key=lambda name: (name != metric, name))
-    boxes_from = next((name for name in by_preference if "boxes" in scores[name][1]), None)
-    similarity_from = next((name for name in by_preference if "similarity" in scores[name][1]), None)
-    similarity = scores[similarity_from][1]["similarity"] if similarity_from else []
-    largest = max([value for line in similarity for value in line], default=1.0)
-    columns = len(similarity[0]) if similarity else 0
-    return Shot(
-        source=source,
-        width=int(row.width),
-        height=int(row.height),
-        tiny=max(row.width, row.height) < TINY,
-        prompt=row.prompt,
-        seed=int(row.seed),
-        value=scores[metric][0] if metric in scores else None,
-        scores=tuple((name, value) for name, (value, _) in scores.items()),
-        boxes=tuple(tuple(box) for box in scores[boxes_from][1]["boxes"]) if boxes_from else (),
-        similarity=tuple(tuple((value, max(0.0, value) / max(largest, 1e-6)) for value in line) for line in similarity),
-        similarity_by=similarity_from,
-        subjects=tuple(subjects) if len(subjects) == columns else tuple(f"subject {i + 1}" for i in range(columns)),
-        reason=next((details["reason"] for _, details in (scores[name] for name in by_preference) if "reason" in details), None),
-    )
-
-
-def _rows(shots: Sequence[tuple[Any, Shot]], combinations: Sequence[str]) -> dict[str, tuple[Row, ...]]:
-    cells: dict[tuple[str, str, int], dict[str, Shot]] = {}
-    for row, shot in shots:
-        cells.setdefault((row.combination, row.prompt_id, row.index_), {})[row.method] = shot
+def _rows(shown: Sequence[tuple[Any, Picture]], combinations: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    cells: dict[tuple[str, str, int], dict[str, Picture]] = {}
+    for row, one in shown:
+        cells.setdefault((row.combination, row.prompt_id, row.index_), {})[row.method] = one
     return {
         key: tuple(
-            Row(prompt=next(iter(by_method.values())).prompt, index=int(index), shots=by_method)
+            Row(prompt=next(iter(by_method.values())).prompt, index=int(index), pictures=by_method)
             for (combination, _, index), by_method in sorted(cells.items())
             if combination == key
         )

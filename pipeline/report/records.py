@@ -13,10 +13,10 @@ Verdict = Literal["holds", "fails", "undecided", "missing"]
 class Cell:
     """One arm by one score.
 
-    per_combination: combination -> its mean, of those that have values; rates: the same for scores that are 0
-    or 1, with Wilson's interval. missing: planned images (for drift: fits) without the score. estimate is None
-    if a whole combination has no value, so that no partial mean stands for the whole.
-    published: the paper's number, of other models.
+    per_combination: combination -> its mean, where it has values; rates: the same with Wilson's interval, for
+    scores that are 0 or 1. missing: planned images (for drift: fits) without the score. estimate is None if a
+    whole combination has no value, so that no partial mean stands for the whole. published: the paper's number,
+    of other models.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """That the arm `better` is ahead of `worse` in a score, or, with margin > 0, behind by less than the margin.
+    """The arm `better` is ahead of `worse` in a score or, with margin > 0, behind by less than the margin.
 
     estimate and per_combination are of better minus worse on common images, the sign turned where lower is
     better, so that a positive number always speaks for `better`. The verdict is "holds" if the whole interval
@@ -61,9 +61,9 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Validity:
-    """How well a score tells pictures that succeed from others, over all images of all arms that have both.
+    """How well a score tells successful pictures from others, over all images that have the score and the oracle's verdict.
 
-    The sign is turned where lower is better. published_*: the paper's, against people.
+    The sign is turned where lower is better. published_*: the paper's numbers, against people.
     """
 
     metric: str
@@ -76,10 +76,13 @@ class Validity:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """fits and images: how many are stored. fit_seconds: mean of a fit, also where another arm made it, of the
-    last fit alone where one began with another adapter; seconds_per_image: mean drawing time in its batch;
-    parameters: trained numbers, the most of any fit; payload_bytes: a stored adapter's numbers for one subject, mean over fits;
-    peak_bytes: the most memory a fit took, None if not known. None where nothing is stored."""
+    """The costs of an arm; a number is None if nothing is stored.
+
+    fits and images: how many are stored. fit_seconds: mean of a fit; an adapter of another arm counts with that
+    arm's fit, and a fit that began with another adapter counts without the fits before it. seconds_per_image:
+    mean drawing time in its batch; parameters: trained numbers, the most of any fit; payload_bytes: a stored
+    adapter's numbers for one subject, mean over fits; peak_bytes: the most memory a fit took.
+    """
 
     method: str
     fits: int
@@ -93,7 +96,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """All that a benchmark's report shows. metrics: score -> higher is better. missing: a line for each gap."""
+    """The content of a benchmark's report. metrics: score -> higher is better. missing: a line for each gap."""
 
     name: str
     created: str

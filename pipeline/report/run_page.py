@@ -1,70 +1,43 @@
-"""A run as one HTML file that works offline: what changed from round to round, in numbers and in pictures.
+"""A self-training run as one HTML file that works offline: its rounds in numbers and in pictures.
 
-Built from the run's tables alone, without models, so it can be written on a laptop and during a run.
+The page is built from the run's tables alone, without models, so it can be written on a laptop and during a run.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.plan import WATCHED
+from mudi.text.prompts import WATCHED
 from pipeline.report import charts
-from pipeline.report.inline_image import TINY, data_address
+from pipeline.report.pictures import SIDES, Picture, data_address, judgement, picture
 from pipeline.report.statistics import show
 from pipeline.report.summary import load_frame, summarise
 from pipeline.tables import store
 from pipeline.tables.journal import publish
 from pipeline.tables.run_folder import read_run
+from pipeline.templates.page import page
 
-LARGEST = 512
 STRIP = 8
 WATCHED_ROWS = 24
 BINS = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A candidate as the page shows it. boxes are in the pixels of the original (width, height).
-
-    similarity has a row a box and a column a subject; cells are (value, share of the largest value in 0..1).
-    """
-
-    source: str
-    width: int
-    height: int
-    tiny: bool
-    prompt: str
-    place: str
-    value: str
-    rank: int | None
-    boxes: tuple[tuple[float, float, float, float], ...]
-    similarity: tuple[tuple[tuple[float, float], ...], ...]
-    subjects: tuple[str, ...]
-    reason: str | None
-
-
-def write_report(run_dir: Path, metric: str | None = None) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Writes report.html into the run's folder and returns its path; the same tables give the same bytes.
 
     Images larger than 512 pixels are shown smaller; the originals stay in the `images` table.
     """
     run_dir = Path(run_dir)
-    templates = FileSystemLoader(Path(__file__).parents[1] / "templates")
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["show"] = show
-    page = environment.get_template("report.html.j2").render(_content(run_dir, metric))
-    return publish(run_dir, "report.html", page.encode())
+    return publish(run_dir, "report.html", page("report.html.j2", _content(run_dir), show=show).encode())
 
 
-def _content(run_dir: Path, metric: str | None) -> dict[str, Any]:
+def _content(run_dir: Path) -> dict[str, Any]:
     facts = read_run(run_dir)
-    summary = summarise(run_dir, metric)
+    summary = summarise(run_dir)
     frame = load_frame(run_dir, summary.metric).sort_values(["value", "candidate_id"], ascending=[False, True])
     watched = frame["prompt_id"].str.startswith(WATCHED)
     ranked = frame[~watched & (frame["status"] == "ok") & frame["value"].notna()]
@@ -75,16 +48,14 @@ def _content(run_dir: Path, metric: str | None) -> dict[str, Any]:
     shown = [row for rows in examples.values() for _, row in rows]
     shown += [row for kept, rejected in strips.values() for row in (*kept, *rejected)]
     shown += [row for _, rows in grid for row in rows.values()]
-    pictures = _pictures(run_dir, shown, facts["subjects"])
-    several = any(row.combination for row in summary.rounds)
+    pictures = _pictures(run_dir, shown, facts["subjects"], summary.metric)
     return {
         "facts": facts,
         "summary": summary,
-        "several": several,
         "config": json.dumps(facts["config"], indent=2),
         "trend": charts.trend(summary.rounds, "mean score") if rounds else None,
         "histograms": _histograms(rounds),
-        "examples": {round: [(label, pictures[row.candidate_id]) for label, row in rows] for round, rows in examples.items()},
+        "examples": {round: [(label, _rank(row), pictures[row.candidate_id]) for label, row in rows] for round, rows in examples.items()},
         "strips": {round: [[pictures[row.candidate_id] for row in rows] for rows in pair] for round, pair in strips.items()},
         "watched_rounds": sorted({round for _, rows in grid for round in rows}),
         "watched": [(rows, {round: pictures[row.candidate_id] for round, row in by_round.items()}) for rows, by_round in grid],
@@ -96,6 +67,10 @@ def _examples(group: pd.DataFrame) -> list[tuple[str, Any]]:
     """The best, median and worst of candidates that are sorted best first."""
     rows = list(group.itertuples(index=False))
     return [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])]
+
+
+def _rank(row: Any) -> int | None:
+    return None if pd.isna(row.rank) else int(row.rank)
 
 
 def _strips(group: pd.DataFrame) -> tuple[list[Any], list[Any]]:
@@ -110,7 +85,7 @@ def _spread(group: pd.DataFrame) -> list[Any]:
 
 
 def _watched_grid(frame: pd.DataFrame) -> tuple[list[tuple[str, dict[int, Any]]], int]:
-    """Rows of one prompt and seed with their images by round, and how many rows did not fit."""
+    """Rows of one prompt and seed with their images by round, and the number of rows that did not fit."""
     cells = frame.sort_values(["combination", "prompt_id", "index", "round"]).groupby(["combination", "prompt_id", "index"], sort=False)
     grid = []
     for (combination, _, index), group in cells:
@@ -129,28 +104,11 @@ def _histograms(rounds: dict[int, pd.DataFrame]) -> list[tuple[int, Any]]:
     return [(round, charts.histogram(v, edges, tallest, "score", float(v.mean()))) for round, v in values.items()]
 
 
-def _pictures(run_dir: Path, rows: Sequence[Any], subjects: dict[str, list[str]]) -> dict[str, Picture]:
+def _pictures(run_dir: Path, rows: Sequence[Any], subjects: Mapping[str, Sequence[str]], metric: str) -> dict[str, Picture]:
+    """candidate_id -> its picture; a row may occur twice."""
     distinct = {row.candidate_id: row for row in rows}
     pngs = store.read_images(run_dir, distinct.keys())
-    return {key: _picture(row, pngs[key], subjects.get(row.combination, [])) for key, row in distinct.items()}
-
-
-def _picture(row: Any, png: bytes, subjects: Sequence[str]) -> Picture:
-    details = json.loads(row.details) if isinstance(row.details, str) else {}
-    similarity = details.get("similarity", [])
-    largest = max([value for line in similarity for value in line], default=1.0)
-    columns = len(similarity[0]) if similarity else 0
-    return Picture(
-        source=data_address(png, LARGEST),
-        width=int(row.width),
-        height=int(row.height),
-        tiny=max(row.width, row.height) < TINY,
-        prompt=row.prompt,
-        place=f"{row.combination}, seed {row.seed}",
-        value=show(None if pd.isna(row.value) else float(row.value)),
-        rank=None if pd.isna(row.rank) else int(row.rank),
-        boxes=tuple(tuple(box) for box in details.get("boxes", [])),
-        similarity=tuple(tuple((value, max(0.0, value) / max(largest, 1e-6)) for value in line) for line in similarity),
-        subjects=tuple(subjects) if len(subjects) == columns else tuple(f"subject {i + 1}" for i in range(columns)),
-        reason=details.get("reason"),
-    )
+    return {
+        key: picture(row, data_address(pngs[key], SIDES[0]), {metric: judgement(row)}, subjects.get(row.combination, ()), metric)
+        for key, row in distinct.items()
+    }

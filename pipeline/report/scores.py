@@ -1,4 +1,4 @@
-"""What a benchmark has measured so far, one row an image and score, and what of the plan is not there."""
+"""The scores of a benchmark so far, one row an image and score, and the gaps in its plan."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ COLUMNS = ["method", "combination", "fit", "prompt_id", "index", "seed", "metric
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a benchmark was asked for. prompts: combination -> prompt ids; images: of one prompt and fit."""
+    """The images that a benchmark plans. prompts: combination -> prompt ids; images: number for one prompt and fit."""
 
     methods: tuple[str, ...]
     combinations: tuple[str, ...]
@@ -46,8 +46,8 @@ def read_plan(run_dir: Path) -> Plan:
 
 
 def load_fits(run_dir: Path) -> pd.DataFrame:
-    """The fits table. Raises ValueError where a fit is there twice, or two fits of an arm claim one adapter, which
-    would hide whose images are whose."""
+    """The fits table. Raises ValueError if a fit is stored twice, or if two fits of an arm have one adapter, by which
+    images are told apart."""
     fits = store.read(run_dir, "fits").to_pandas()
     for column in ("adapter_sha256", "fit"):
         if (twice := fits.duplicated(["method", "combination", column])).any():
@@ -57,7 +57,7 @@ def load_fits(run_dir: Path) -> pd.DataFrame:
 
 
 def load_images(run_dir: Path, fits: pd.DataFrame) -> pd.DataFrame:
-    """One row a drawn image (status "ok") with its `fit`, null where the adapter is none of the fits'."""
+    """One row a drawn image (status "ok") with its `fit`, null if no fit has its adapter."""
     candidates = store.read(run_dir, "candidates").to_pandas()
     keys = ["method", "combination", "adapter_sha256"]
     images = candidates[candidates["status"] == "ok"].merge(fits[[*keys, "fit"]], on=keys, how="left")
@@ -70,9 +70,9 @@ def load_images(run_dir: Path, fits: pd.DataFrame) -> pd.DataFrame:
 def load_scores(run_dir: Path) -> pd.DataFrame:
     """One row an image and score: method, combination, fit, prompt_id, index, seed, metric, value, candidate_id.
 
-    `value` is NaN where a score is stored as not computed; an image without the score has no row. Drift is
-    a row a fit that was measured, with prompt_id "", index 0, the fit's seed and candidate_id "". Images of
-    adapters that are not in the fits table are left out.
+    `value` is NaN where a score is stored as not computed; an image without the score has no row. A measured
+    drift is a row of its fit, with prompt_id "", index 0, the fit's seed and candidate_id "". Images of adapters
+    that are not in the fits table are left out.
     """
     fits = load_fits(run_dir)
     return join_scores(run_dir, load_images(run_dir, fits), fits)
@@ -91,9 +91,9 @@ def join_scores(run_dir: Path, images: pd.DataFrame, fits: pd.DataFrame) -> pd.D
 
 
 def undefined(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
-    """(metric, combination, prompt_id) that a score does not apply to, such as a prompt that names no place.
+    """(metric, combination, prompt_id) of each score that does not apply, such as a place where the prompt names none.
 
-    Known by this: it is stored as not computed in every image of every arm, though it has values elsewhere.
+    Such a score is stored as not computed for every image of every arm there, and has values elsewhere.
     """
     computed = set(scores.loc[scores["value"].notna(), "metric"])
     elsewhere = scores[scores["metric"].isin(computed)]
@@ -110,7 +110,7 @@ def expected(plan: Plan, metric: str, combination: str, skipped: Collection[tupl
 
 
 def gaps(plan: Plan, images: pd.DataFrame, fits: pd.DataFrame, scores: pd.DataFrame, metrics: Collection[str]) -> Iterator[str]:
-    """A line for each thing planned that is not there, images first, then scores of the images there are."""
+    """A line for each gap: the images that are missing, then the scores that stored images lack."""
     if strange := int(images["fit"].isna().sum()):
         yield f"{strange} images belong to adapters that are not in the fits table, and are left out"
     counts = images[images["fit"].notna()].groupby(["method", "combination", "fit"]).size().to_dict()

@@ -1,7 +1,7 @@
 """Estimates with intervals: means over nested images, paired differences, rates, and how well a score ranks.
 
 Images of one combination, one fit and one prompt resemble one another. Counting each as independent makes
-intervals far too narrow, so whatever an image belongs to is drawn again as a whole.
+intervals far too narrow, so combinations, fits and prompts are resampled as a whole.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def paired_bootstrap(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0) 
     The mean weighs combinations equally, and within one its cells, a cell being one fit and one prompt. A
     resample draws combinations with replacement, and within each drawn one its fits and its prompts, crossed;
     all images of a drawn cell count. With one combination only fits and prompts are drawn. For a comparison
-    pass differences of images that share a seed (`difference`): what they have in common cancels.
+    pass differences of images that share a seed (`difference`): the variance that they share cancels.
 
     Covers: other combinations, fits and prompts like these. Does not cover: that a template is shared by all
     combinations (its prompts are drawn anew in each), other seeds of a cell beyond what cells differ by, and
@@ -124,8 +124,8 @@ def auroc(score: Sequence[float], truth: Sequence[float]) -> float | None:
 def validity(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> tuple[Estimate | None, Estimate | None]:
     """(Spearman, AUROC) of `value` against the binary `truth`, with intervals that draw combinations anew.
 
-    Every image counts alike. None where undefined: a constant score, or one class only. The interval is None
-    with a single combination; a resample in which the number is undefined is left out of it.
+    Every image counts alike. Both are None if the score is constant or one class only occurs. The interval is
+    None with a single combination; a resample in which the number is undefined is left out of it.
     """
     value, truth = frame["value"].to_numpy(dtype=float), frame["truth"].to_numpy(dtype=float)
     means = (spearman(value, truth), auroc(value, truth)) if len(frame) else (None, None)
@@ -156,7 +156,7 @@ def show(value: Estimate | float | None, sign: bool = False) -> str:
 def _resampled_means(table: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` means of cells (F, P), fits and prompts drawn with replacement; a cell without images is NaN.
 
-    A draw that hits nothing but absent cells is made again.
+    A draw of absent cells alone is made again.
     """
     present = ~np.isnan(table)
     filled = np.where(present, table, 0.0)

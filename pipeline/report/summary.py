@@ -1,4 +1,4 @@
-"""What the rounds of a run achieved, with intervals, read from its tables alone.
+"""The rounds of a self-training run in numbers with intervals, read from its tables alone.
 
 Images of one prompt resemble one another, so counting each as independent makes intervals far too narrow.
 Intervals here come from a cluster bootstrap: prompts are drawn with replacement, then images within each
@@ -11,19 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from pipeline.plan import WATCHED
+from mudi.text.prompts import WATCHED
 from pipeline.report.statistics import Estimate, show
+from pipeline.report.text import bare_table, wide_console
 from pipeline.tables import store
 from pipeline.tables.journal import read_marker
 from pipeline.tables.run_folder import read_run
 
 COUNT = "count_correct"
 RESAMPLES = 2000
-NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
 CELL = ["combination", "prompt_id"]
 
 
@@ -51,7 +49,7 @@ class RoundRow:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchedRow:
-    """How the watched images changed from the round before, same prompt and same seed paired."""
+    """The change of the watched images from the round before, paired by prompt and seed."""
 
     round: int
     difference: Estimate
@@ -66,9 +64,14 @@ class Summary:
     rounds: tuple[RoundRow, ...]
     watched: tuple[WatchedRow, ...]
 
+    @property
+    def several(self) -> bool:
+        """Whether single combinations have rows of their own."""
+        return any(row.combination for row in self.rounds)
+
 
 def summarise(run_dir: Path, metric: str | None = None) -> Summary:
-    """The summary of a run by one metric, by default the one its candidates were selected by.
+    """The summary of a run by one metric, by default the one that selected its candidates.
 
     Works on a run in progress: rounds not yet begun have no row. Raises ValueError for a metric that the
     run has not computed.
@@ -104,7 +107,7 @@ def load_frame(run_dir: Path, metric: str) -> pd.DataFrame:
 
 
 def cluster_bootstrap(values: Sequence[float], clusters: Iterable, seed: int = 0) -> Estimate:
-    """The mean of values and its 95 % interval, `clusters` naming the prompt that each value belongs to.
+    """The mean of values and its 95 % interval; `clusters` names the prompt of each value.
 
     With one cluster this is the ordinary bootstrap over images. The same input gives the same interval.
     """
@@ -130,12 +133,9 @@ def cluster_bootstrap(values: Sequence[float], clusters: Iterable, seed: int = 0
 def print_summary(run_dir: Path, metric: str | None = None, console: Console | None = None) -> None:
     """Prints the rounds of a run as a table, then the change of the watched images."""
     summary = summarise(run_dir, metric)
-    console = console or Console(width=max(NARROWEST, Console().width))
-    several = any(row.combination for row in summary.rounds)
-    table = Table(
-        title=f"{summary.name}: {summary.metric}, mean and 95 % interval", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    if several:
+    console = console or wide_console()
+    table = bare_table(f"{summary.name}: {summary.metric}, mean and 95 % interval")
+    if summary.several:
         table.add_column("combination", overflow="fold", min_width=11)
     for heading in ("round", "score", "right count", "drawn", "kept", "missing", "invalid", "unscored", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -143,7 +143,7 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
         right = "-" if row.right_count is None else f"{row.right_count.mean:.0%}"
         kept = f"{row.kept} at {show(row.kept_score)}" if row.kept else "0"
         cells = [row.round, show(row.score), right, row.candidates, kept, row.missing, row.invalid, row.unscored, f"{row.seconds:.0f}"]
-        table.add_row(*([row.combination or "all"] if several else []), *map(str, cells))
+        table.add_row(*([row.combination or "all"] if summary.several else []), *map(str, cells))
     console.print(table)
     for row in summary.watched:
         pairs = f"{show(row.difference, sign=True)} ({row.difference.count} pairs)"
@@ -151,13 +151,13 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
 
 
 def print_stages(run_dir: Path, console: Console | None = None) -> None:
-    """Prints where the time of each published round went, in seconds.
+    """Prints the seconds of each published round by stage.
 
-    fit and sweep are wall time, the sweep's start of Ray workers and loading of models included; generate,
-    detect and compare are what these were busy for, and overlap. A round that was resumed shows its last start.
+    fit and sweep are wall time; the sweep includes the start of Ray workers and the loading of models. generate,
+    detect and compare are busy times and overlap. A resumed round shows its last start.
     """
-    console = console or Console(width=max(NARROWEST, Console().width))
-    table = Table(title="seconds", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    console = console or wide_console()
+    table = bare_table("seconds")
     for heading in ("round", "fit", "sweep", "of which busy: generate", "detect", "compare"):
         table.add_column(heading, justify="right", no_wrap=True)
     for round in range(read_run(run_dir)["config"]["rounds"] + 1):

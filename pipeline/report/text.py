@@ -1,4 +1,4 @@
-"""A benchmark's tables as text: for a terminal, and as Markdown."""
+"""Numbers as text: tables for a terminal, and those of a benchmark also as Markdown."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from rich.table import Table as RichTable
 
 from pipeline.report.records import Benchmark, Cell, Table
 from pipeline.report.statistics import show
-from pipeline.report.summary import NARROWEST
 
+NARROWEST = 120  # characters; a narrower terminal wraps lines rather than cutting numbers short
 PAPER = "paper, other models"
 FEW = 6
 ARROWS = {True: "↑", False: "↓"}
@@ -18,8 +18,17 @@ ARROWS = {True: "↑", False: "↓"}
 Grid = tuple[str, list[str], list[list[str]]]
 
 
+def wide_console() -> Console:
+    return Console(width=max(NARROWEST, Console().width))
+
+
+def bare_table(title: str) -> RichTable:
+    """A table without frames, whose title is shown letter by letter."""
+    return RichTable(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def markdown(benchmark: Benchmark) -> str:
-    """Every table, the claims with their verdicts, validity and costs as Markdown, what is missing first.
+    """Gaps first, then every table, the claims with their verdicts, validity and costs as Markdown.
 
     Means are followed by 95 % intervals. The paper's numbers have columns of their own.
     """
@@ -33,12 +42,11 @@ def markdown(benchmark: Benchmark) -> str:
 
 
 def print_tables(benchmark: Benchmark, console: Console | None = None) -> None:
-    """Prints what `markdown` writes, to a terminal; a table too wide for it goes on below with its next columns."""
-    console = console or Console(width=max(NARROWEST, Console().width))
+    """Prints the tables and gaps to a terminal; a table that is too wide for it goes on below with its next columns."""
+    console = console or wide_console()
     for title, headings, rows in _grids(benchmark):
         for number, columns in enumerate(_pages(headings, rows, console.width)):
-            name = title if number == 0 else f"{title}, continued"
-            table = RichTable(title=escape(name), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table = bare_table(title if number == 0 else f"{title}, continued")
             for column in columns:
                 table.add_column(escape(headings[column]), justify="left" if column == 0 else "right", overflow="fold")
             for row in rows:
@@ -49,7 +57,7 @@ def print_tables(benchmark: Benchmark, console: Console | None = None) -> None:
 
 
 def _pages(headings: list[str], rows: list[list[str]], width: int) -> list[list[int]]:
-    """Which columns are printed together: as many as fit, the first repeated on every page. Headings may wrap, numbers not.
+    """The columns of each page: as many as fit, the first column on every page. Headings may wrap, numbers not.
 
     A table of few columns is one page: its words can wrap.
     """

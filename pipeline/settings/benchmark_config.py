@@ -4,13 +4,16 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator, with_config
 
-from pipeline.settings.config import NOT_DECIDING, Cluster, Models, Retraining, Sampling, Scoring, absolute_and_distinct, workers_of
-from pipeline.settings.run_file import load_settings
+from mudi.options import RetrainSettings
+from pipeline.settings.config import NOT_DECIDING, Models, RunConfig, RunFile, load_run, workers_of
+from pipeline.settings.run_file import read_source, validated
+from pipeline.settings.sampling_keys import BatchedSampling, own_sampling
 from pipeline.settings.strict import Amount, Count, Settings, Text
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -18,6 +21,8 @@ Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 DRAWN_WITH = "detect_and_compare"
 # What can change between two starts of a benchmark without a drawn image being another one.
 NOT_DRAWN = ("metrics", "tables", "claims", "methods", "prompts", "training_prompts")
+# `sampling` of a file that has none: no mean shift and no negative prompt, whatever the methods have.
+PLAIN = {"negative_prompt": None, "gamma": 0.0}
 
 
 class BenchmarkModels(Models):
@@ -33,7 +38,12 @@ class BenchmarkModels(Models):
         return self
 
 
-class Refit(Retraining):
+# Else it would take any key, as the arm around it does.
+@with_config(Settings.model_config)
+@dataclass(frozen=True, kw_only=True)
+class Refit(RetrainSettings):
+    """One self-training round on top of an arm."""
+
     of: Label
     """The arm whose adapters are refitted; its `sampling` draws the pool."""
     pool: Count = 200
@@ -44,9 +54,9 @@ class Refit(Retraining):
     """The highest by `score.select_by`, or as many at random, zeros included: what selection is measured against."""
 
     @property
-    def retraining(self) -> dict[str, Any]:
-        """What `mudi.retrain.RetrainSettings` is built from."""
-        return self.model_dump(include=set(Retraining.model_fields))
+    def retraining(self) -> RetrainSettings:
+        """How the round is fitted."""
+        return RetrainSettings(**{field.name: getattr(self, field.name) for field in fields(RetrainSettings)})
 
 
 class Arm(Settings):
@@ -104,19 +114,11 @@ class ClaimSpec(Settings):
     """0: better by any amount. Above 0: not worse by more than this."""
 
 
-class BenchmarkConfig(Settings):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    """The run's folder: letters, digits, dot, dash and underscore, beginning with a letter or digit."""
-    runs: Text = "runs"
-    """Folder of all runs."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """The number all randomness is derived from."""
+class BenchmarkConfig(RunFile):
     models: BenchmarkModels = BenchmarkModels()
     """Which weights are used; a metric's own models are further keys."""
-    combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
-    """Folders of subjects, from the working directory; the folder's name is the combination's key."""
-    queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
-    """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
+    sampling: BatchedSampling = BatchedSampling(**PLAIN)
+    """How an image is drawn, unless the arm says otherwise; what neither says is as the arm's method has it."""
     prompts: tuple[Text, ...] | Text
     """Evaluation templates for every combination, or a file with its own for each (jobs/configs/prompts)."""
     training_prompts: tuple[Text, ...] = ()
@@ -127,28 +129,14 @@ class BenchmarkConfig(Settings):
     """Fits of each arm and combination with different seeds."""
     defaults: dict[str, Any] = Field(default_factory=dict)
     """Hyperparameters of every arm whose method has them, unless the arm says otherwise."""
-    sampling: Sampling = Sampling(negative_prompt=None, gamma=0.0)
-    """How an image is drawn, unless the arm says otherwise; what neither says is as the arm's method has it. Without any: no mean
-    shift and no negative prompt."""
     methods: Annotated[dict[Label, Arm], Field(min_length=1)]
     """The arms by label. More can be added to a run; one that has been drawn cannot change."""
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] = ("detect_and_compare",)
     """Which metrics score the pictures. More can be added to a finished run, which then draws nothing again."""
-    score: Scoring = Scoring()
-    """How pools are ranked, and the detector's threshold."""
     tables: tuple[TableSpec, ...] = ()
     """What the report shows."""
     claims: tuple[ClaimSpec, ...] = ()
     """Differences that the report gives a verdict on; written down before the run."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the frozen models."""
-    cluster: Cluster = Cluster()
-    """Where the work runs."""
-
-    @field_validator("combinations")
-    @classmethod
-    def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-        return absolute_and_distinct(folders)
 
     @model_validator(mode="after")
     def _labels(self) -> "BenchmarkConfig":
@@ -180,12 +168,25 @@ class BenchmarkConfig(Settings):
 
 
 def load_benchmark(path: Path, overrides: Sequence[str] = ()) -> BenchmarkConfig:
-    """The benchmark file at `path` with overrides applied and each method's own `sampling` where neither file nor arm says anything;
-    ValueError of one line, as `config.load_run`."""
-    # Made of the models of this file.
-    from pipeline.settings import method_sampling
+    """The benchmark file at `path` with overrides applied; ValueError of one line, as `config.load_run`.
 
-    return method_sampling.of_benchmark(load_settings(BenchmarkConfig, path, overrides))
+    Keys of `sampling` that neither the file nor an arm says are filled in, in the arm, where its method has them otherwise than the
+    file. Arms that are `like` another, or a refit of one, take what that has.
+    """
+    source = read_source(path, overrides)
+    config, said = validated(BenchmarkConfig, source), source.values.get("sampling", PLAIN)
+
+    def completed(arm: Arm) -> Arm:
+        own = own_sampling(arm.method, {*said, *arm.sampling}) if arm.method else {}
+        differing = {key: value for key, value in own.items() if value != getattr(config.sampling, key)}
+        return arm.model_copy(update={"sampling": {**differing, **arm.sampling}})
+
+    return config.model_copy(update={"methods": {label: completed(arm) for label, arm in config.methods.items()}})
+
+
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> RunConfig | BenchmarkConfig:
+    """The file at `path` as what it is: one with `methods` is a benchmark, any other a self-training run. Errors as `load_run`."""
+    return (load_benchmark if "methods" in read_source(path).values else load_run)(path, overrides)
 
 
 def drawing(dump: Mapping[str, Any]) -> dict[str, Any]:

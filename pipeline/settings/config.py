@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_serializer, field_validator, model_validator
 
-from pipeline.settings.run_file import load_settings
-from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, Text, left_out
+from mudi.options import RetrainSettings
+from pipeline.settings.run_file import read_source, validated
+from pipeline.settings.sampling_keys import BatchedSampling, own_sampling, stored_sampling
+from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, Text
 
 NOT_DECIDING = ("name", "runs", "cluster")
 # A run's identity names the kind of worker once for each stage, as files with a pool a stage did.
@@ -74,72 +77,11 @@ class Method(Settings):
         return dict(self.model_extra)
 
 
-class LayoutGuidance(Settings):
-    """Cross-attention that holds each subject's words to its box (Cones 2)."""
-
-    weight: Amount = 0.08
-    """How strongly a subject's words are raised in its box; Cones 2 uses 0.05 to 0.10."""
-    inside: Amount = 2.5
-    """What scores in the box get, times `weight`, the noise and the scores' spread."""
-    outside: Annotated[float, Field(le=0)] = -1e8
-    """What scores off the box get: so little that nothing is left."""
-    levels: Literal["all", "v1"] | tuple[Annotated[int, Field(ge=1)], ...] = "all"
-    """Which cross-attention is edited: all, all but the coarsest (v1), or a list of factors by which latents are reduced there."""
-    steps: Count | None = 50
-    """Steps that are edited, from the first; null is all."""
-    recurrence: Annotated[int, Field(ge=0)] = 1
-    """How often an edited step is done again from fresh noise. Each costs as much as the step."""
-    shift_schedule: bool = True
-    """Whether the edit fades within its own steps, as released, or with the sampler's noise."""
-
-
-class Sampling(Settings):
-    steps: Count = 50
-    """Denoising steps of one image."""
-    guidance_scale: Amount | None = 5.0
-    """Classifier-free guidance weight; 1 is no guidance, null leaves it to `cfg_plus_plus`."""
-    cfg_plus_plus: Annotated[Share | None, left_out(None)] = None
-    """CFG++'s lambda, 0 to 1, instead of a guidance_scale; 0.6 is about a scale of 7."""
-    scheduler: Annotated[Literal["euler", "ddim", "dpmpp_2m"], left_out("euler")] = "euler"
-    """How a denoising step is taken."""
-    padding: Annotated[Literal["full", "adaptive"], left_out("full")] = "full"
-    """Whether attention sees the padding behind a prompt's words: adaptive hides it."""
-    layout_guidance: Annotated[LayoutGuidance | None, left_out(None)] = None
-    """Attention by the combination's layouts; null is none."""
-    negative_prompt: Annotated[str, Field(max_length=2000)] | None = "sticker, collage."
-    """What guidance steers away from; the default is the paper's for MuDI. "{subjects}" stands for the super-categories; null is none."""
-    gamma: Share = 1.0
-    """Weight of the mean-shifted initial noise (paper equation 3), up to 1; 0 starts from plain noise."""
-    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
-    """Size of each subject in a composition, in their order, as a share of the largest that fits; null draws it."""
-    overlap: bool = True
-    """Whether subjects may cover one another in a composition."""
-    layout: Annotated[Literal["random", "given"], left_out("random")] = "random"
-    """Where the subjects of a composition stand: at random, or as the combination's own layouts say."""
-    batch: Count = 8
-    """Images of one chunk, drawn together. Changes pixels in the last bits, so it is part of the run's identity."""
-
-
 class Scoring(Settings):
     threshold: Share = 0.4
     """Least confidence of a detected box."""
     select_by: Text = "dnc_linear_dreamsim"
     """The score that ranks candidates: dnc_linear_, dnc_max_ or dnc_gt_ followed by an embedder."""
-
-
-class Retraining(Settings):
-    steps: Count = 1000
-    """Optimiser steps of one round."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """AdamW learning rate, constant."""
-    batch: Count = 1
-    """Images of one forward pass."""
-    accumulation: Count = 2
-    """Forward passes of one optimiser step."""
-    kl_weight: Amount = 1.0
-    """Weight of the KL term that holds the adapter near that of the round before."""
-    reference_share: Share = 0.0
-    """Share of steps drawn from the user's photos instead of selected candidates."""
 
 
 class Slot(Settings):
@@ -177,17 +119,9 @@ class Cluster(Settings):
         return values
 
 
-def absolute_and_distinct(folders: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Folders of combinations as absolute paths; ValueError if two have one name."""
-    folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
-    keys = [folder.name for folder in folders]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise ValueError(f"two folders are named {twice[0]!r}; the name identifies the combination, so rename one")
-    return folders
+class RunFile(Settings):
+    """What the files of a self-training run and of a benchmark both say."""
 
-
-class RunConfig(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     """The run's folder: letters, digits, dot, dash and underscore, beginning with a letter or digit."""
     runs: Text = "runs"
@@ -200,6 +134,30 @@ class RunConfig(Settings):
     """Folders of subjects that belong in one picture, from the working directory; the folder's name is the combination's key."""
     queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
     """Combination -> subject key -> what the detector is asked for, where the default is wrong."""
+    sampling: BatchedSampling = BatchedSampling()
+    """How an image is drawn; what is left out is as the method has it (for mudi, the keys' defaults)."""
+    score: Scoring = Scoring()
+    """How an image is judged."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen models. float16 is left out: without loss scaling its gradients vanish."""
+    cluster: Cluster = Cluster()
+    """Where the work runs. Of it only the kind of device and the threads of a worker change results, in the last bits."""
+
+    @field_validator("combinations")
+    @classmethod
+    def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
+        folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+        keys = [folder.name for folder in folders]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"two folders are named {twice[0]!r}; the name identifies the combination, so rename one")
+        return folders
+
+    @field_serializer("sampling")
+    def _stored(self, sampling: BatchedSampling) -> dict[str, Any]:
+        return stored_sampling(sampling)
+
+
+class RunConfig(RunFile):
     method: Method = Method()
     """How the first adapter is fitted."""
     rounds: Annotated[int, Field(ge=0)] = 0
@@ -216,21 +174,8 @@ class RunConfig(Settings):
     """Templates drawn with the same seeds every round, to be looked at; never trained on."""
     watched_images: Count = 2
     """Images per watched prompt, combination and round."""
-    sampling: Sampling = Sampling()
-    """How an image is drawn; what is left out is as the method has it (for mudi, the defaults above)."""
-    score: Scoring = Scoring()
-    """How an image is judged."""
-    retrain: Retraining = Retraining()
+    retrain: RetrainSettings = RetrainSettings()
     """How a self-training round is fitted."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the frozen models. float16 is left out: without loss scaling its gradients vanish."""
-    cluster: Cluster = Cluster()
-    """Where the work runs. Of it only the kind of device and the threads of a worker change results, in the last bits."""
-
-    @field_validator("combinations")
-    @classmethod
-    def _absolute_and_distinct(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-        return absolute_and_distinct(folders)
 
     @field_validator("prompts")
     @classmethod
@@ -263,11 +208,13 @@ class RunConfig(Settings):
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run file at `path` with overrides applied, the templates of a prompt file in place of its path, and the method's own
     `sampling` where the file says nothing; see `load_settings`."""
-    # Those files are made of the models of this one.
-    from pipeline.settings import method_sampling
+    # Made of the models of this file.
     from pipeline.settings.prompt_file import with_templates
 
-    return method_sampling.of_run(with_templates(load_settings(RunConfig, path, overrides)))
+    source = read_source(path, overrides)
+    config = with_templates(validated(RunConfig, source))
+    own = own_sampling(config.method.name, source.values.get("sampling", {}))
+    return config.model_copy(update={"sampling": replace(config.sampling, **own)})
 
 
 def deciding(dump: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,43 @@
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from pipeline.settings import yaml_lines
-from pipeline.settings.forbidden import forbidden_texts
+from pipeline.settings.yaml_lines import Key
 
 LARGEST_FILE = 1_000_000  # bytes
 File = TypeVar("File", bound=BaseModel)
+# Every run would copy a secret into its folder.
+SECRET = "looks like a secret, and a run stores its file with its results; remove it, no key here needs one"
+SECRET_KEY = re.compile(r"(^|[_-])(api_?key|access_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+# The keys of well-known services, the whole value being one.
+SECRET_VALUE = re.compile(
+    r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsur]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}"
+    r"|xox[abpr]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+    re.DOTALL,
+)
+# Nobody fills in a variable.
+VARIABLE = re.compile(r"\$\{\w+\}|^\$\w+(?=/|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file's keys and values with overrides applied, before any model has seen them, and where each was given."""
+
+    path: Path
+    values: dict[str, Any]
+    origins: dict[Key, str]
+
+    def place(self, key: Key) -> str:
+        """Where a key, or the one that it is in, was given."""
+        return next((self.origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.origins), str(self.path))
 
 
 def load_settings(model: type[File], path: Path, overrides: Sequence[str] = ()) -> File:
@@ -23,25 +48,53 @@ def load_settings(model: type[File], path: Path, overrides: Sequence[str] = ()) 
     An override's value is YAML: `combinations=[../a/b]` gives a list. Raises ValueError of one line with
     file and line, or the override, the key and what to do.
     """
+    return validated(model, read_source(path, overrides))
+
+
+def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
+    """What the file and the overrides say, to tell which model they are for. Errors as `load_settings`."""
     values, lines = _read(path)
-    origins: dict[yaml_lines.Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
+    origins: dict[Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
     for override in overrides:
         origins[_apply(values, override)] = f"--set {override}"
-    for key, mistake in forbidden_texts(values):
-        place = _place(key, path, origins)
+    source = Source(path=path, values=values, origins=origins)
+    for key, mistake in _forbidden_texts(values):
+        place = source.place(key)
         raise ValueError(f"{place.partition('=')[0] if place.startswith('--set ') else place}: {_dotted(key)}: {mistake}")
+    return source
+
+
+def validated(model: type[File], source: Source) -> File:
+    """What was read, as `model`; errors as `load_settings`."""
     try:
-        return model.model_validate_json(json.dumps(values))
+        return model.model_validate_json(json.dumps(source.values))
     except ValidationError as error:
-        raise ValueError(_message(model, error.errors(), path, origins)) from None
+        key, said = mistake_in(model, error)
+        more = f" ({error.error_count() - 1} more after this)" if error.error_count() > 1 else ""
+        raise ValueError(f"{source.place(key)}: {said}{more}") from None
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """The file's keys and values before any model has seen them, to tell which model they are for. Errors as `load_settings`."""
-    return _read(path)[0]
+def mistake_in(kind: Any, invalid: ValidationError) -> tuple[Key, str]:
+    """The key of the first mistake in values that were read as `kind`, and one line about it, from the key on."""
+    error = invalid.errors()[0]
+    # "<list>", "literal[...]" and the like say which of several forms a value has; they are no keys of a file.
+    key = tuple(part for part in error["loc"] if not re.search(r"[<\[]", str(part)))
+    name = _dotted(key)
+    match error["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return key, f"unknown key {name!r}{_suggestion(kind, key)}"
+        case "missing":
+            return key, f"missing key {name!r}; add it"
+        case "value_error":
+            said = str(error["ctx"]["error"])
+            if is_dataclass(_kind_at(kind, key)):
+                # A dataclass names the field at fault first: "steps = 0: allowed are ...".
+                return (*key, said.partition(" ")[0]), f"{name}.{said}"
+            return key, f"{name}: {said}" if name else said
+    return key, f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {json.dumps(error['input'])[:80]}"
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[yaml_lines.Key, int]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such run file; check the path")
     if path.stat().st_size > LARGEST_FILE:
@@ -60,7 +113,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[yaml_lines.Key, int]]:
     return values, lines
 
 
-def _apply(values: dict[str, Any], override: str) -> yaml_lines.Key:
+def _apply(values: dict[str, Any], override: str) -> Key:
     """Sets one override in `values` and returns its key."""
     name, equals, text = override.partition("=")
     key = tuple(name.strip().split("."))
@@ -78,55 +131,53 @@ def _apply(values: dict[str, Any], override: str) -> yaml_lines.Key:
     return key
 
 
-def _message(model: type[BaseModel], errors: Sequence[ErrorDetails], path: Path, origins: dict[yaml_lines.Key, str]) -> str:
-    """One line about the first error, and how many more there are."""
-    first = errors[0]
-    key = _key(first)
-    place = _place(key, path, origins)
-    name = _dotted(key)
-    more = f" ({len(errors) - 1} more after this)" if len(errors) > 1 else ""
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{place}: unknown key {name!r}{_suggestion(model, key)}{more}"
-        case "missing":
-            return f"{place}: missing key {name!r}; add it{more}"
-        case "value_error":
-            return f"{place}: {name + ': ' if name else ''}{first['ctx']['error']}{more}"
-    return f"{place}: {name}: {_kind(first)}{more}"
+def _forbidden_texts(value: object, key: Key = ()) -> Iterator[tuple[Key, str]]:
+    """Key and mistake of each text in nested values that must not be there; a secret is not repeated in the mistake."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if SECRET_KEY.search(str(name)) and inner is not None:
+                yield (*key, name), SECRET
+            else:
+                yield from _forbidden_texts(inner, (*key, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _forbidden_texts(inner, (*key, index))
+    elif isinstance(value, str):
+        if SECRET_VALUE.fullmatch(value.strip()):
+            yield key, SECRET
+        elif matched := VARIABLE.search(value):
+            yield key, f"{matched[0]} is not filled in; write the value out"
 
 
-def mistake_in(values: ValidationError) -> str:
-    """The first mistake in values that were put together from several places of a file, from their key on."""
-    first = values.errors()[0]
-    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else _kind(first)
-    return ": ".join(filter(None, (_dotted(_key(first)), said)))
-
-
-def _key(error: ErrorDetails) -> yaml_lines.Key:
-    """Where the mistake is. "<list>", "literal[...]" and the like say which of several forms a value has; they are no keys of a file."""
-    return tuple(part for part in error["loc"] if not re.search(r"[<\[]", str(part)))
-
-
-def _kind(error: ErrorDetails) -> str:
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {json.dumps(error['input'])[:80]}"
-
-
-def _dotted(key: yaml_lines.Key) -> str:
+def _dotted(key: Key) -> str:
     """A key as it is spoken of: cluster.fit.gpus, prompts[0]."""
     return re.sub(r"\.(\d+)", r"[\1]", ".".join(map(str, key)))
 
 
-def _place(key: yaml_lines.Key, path: Path, origins: dict[yaml_lines.Key, str]) -> str:
-    """Where a key, or what it is in, was given."""
-    return next((origins[key[:end]] for end in range(len(key), 0, -1) if key[:end] in origins), str(path))
+def _suggestion(kind: Any, key: Key) -> str:
+    """What the unknown key may have meant."""
+    known = _keys_of(_kind_at(kind, key[:-1]))
+    if not known:
+        return ""
+    close = difflib.get_close_matches(str(key[-1]), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
 
 
-def _suggestion(model: type[BaseModel], key: yaml_lines.Key) -> str:
-    """What the unknown key may have meant; nothing where its place in the file is inside a list or a free mapping."""
-    for part in key[:-1]:
-        field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return ""
-        model = field.annotation
-    close = difflib.get_close_matches(str(key[-1]), model.model_fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(model.model_fields)}"
+def _kind_at(kind: Any, key: Key) -> Any:
+    """The kind of value that stands at a key of `kind`; null and what annotates it left out."""
+    if get_origin(kind) is Annotated:
+        return _kind_at(get_args(kind)[0], key)
+    if get_origin(kind) in (Union, UnionType):
+        return _kind_at(next(form for form in get_args(kind) if form is not NoneType), key)
+    if not key:
+        return kind
+    forms = get_args(kind) or (None,)
+    return _kind_at(_keys_of(kind).get(key[0], forms[-1 if get_origin(kind) is dict else 0]), key[1:])
+
+
+def _keys_of(kind: Any) -> dict[str, Any]:
+    """Key -> kind of value, of a model or dataclass."""
+    if is_dataclass(kind):
+        return get_type_hints(kind)
+    fields = getattr(kind, "model_fields", {})
+    return {field.alias or name: field.annotation for name, field in fields.items()}

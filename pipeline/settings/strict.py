@@ -1,6 +1,6 @@
 """What the models of all files are made of: strict and frozen, with documented keys, and the kinds of numbers and texts."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,8 +13,3 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-def left_out(default: object) -> Any:
-    """For a key that came later: left out of a dump where it changes nothing, so that earlier runs are still recognised."""
-    return Field(exclude_if=lambda value: value == default)

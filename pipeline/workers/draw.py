@@ -80,7 +80,6 @@ def draw(loaded: Loaded, piece: Draw, report: Report) -> Drawn:
 
 
 def _images(loaded: Loaded, backbone: "Backbone", chunk: plan.Chunk, settings: DrawSettings) -> list[np.ndarray]:
-    from mudi.sampling import draw as draw_pictures
     from mudi.sampling import subject_segments
 
     method = settings.methods[chunk.keys[0].method]
@@ -92,7 +91,7 @@ def _images(loaded: Loaded, backbone: "Backbone", chunk: plan.Chunk, settings: D
     loaded.wear(backbone, adapter)
     segments = loaded.once(("segments", chunk.combination), lambda: subject_segments(combination)) if method.sampling.gamma else []
     prompt = Prompt(prompt_id=chunk.prompt_id, text=chunk.prompt)
-    return draw_pictures(backbone, combination, prompt, chunk.seeds, method.sampling, segments)
+    return method.sample(backbone, combination, prompt, chunk.seeds, segments)
 
 
 def _detections(loaded: Loaded, images: Sequence[np.ndarray], chunk: plan.Chunk, settings: DrawSettings) -> list[tuple[Detection, ...]]:

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from mudi import adapter_folder
+from mudi.adapter_folder import clear_work
 from mudi.backbone import Backbone
 from mudi.methods import METHODS
 from mudi.modular.subject_fits import single_folder
 from mudi.options import RetrainSettings
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination, Report
-from mudi.work_folder import clear_work
 from pipeline.tables import store
 from pipeline.tables.journal import write_whole
 from pipeline.workers.draw import device_name
@@ -123,13 +123,13 @@ def options_of(job: FitJob) -> Personalization:
 
 
 def read_cost(out_dir: Path) -> dict | None:
-    """What `run_job` left of the adapter in that folder; None where a start was killed between the two, or nothing is there."""
+    """What `fit` left of the adapter in that folder; None where a start was killed between the two, or nothing is there."""
     path = cost_file(out_dir)
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def cost_file(out_dir: Path) -> Path:
-    """Where `run_job` leaves what an adapter cost."""
+    """Where `fit` leaves what an adapter cost."""
     return out_dir.with_name(out_dir.name + ".cost.json")
 
 

@@ -17,7 +17,8 @@ from mudi.initialization import mean_shifted_noise
 from mudi.layout import COLOURS, boxes_of, place, preview
 from mudi.options import Sampling
 from mudi.sampling import draw, shifted_noise, subject_segments
-from pipeline import arms, assignments
+from pipeline import assignments
+from pipeline.ready import ready
 from pipeline.settings.benchmark_config import load_benchmark
 from pipeline.settings.config import RunConfig, config_hash, load_run
 from tests.mudi.test_augment import block
@@ -199,13 +200,13 @@ def test_a_run_file_asks_for_layouts_before_anything_is_made(tmp_path):
     assert assignments.sampling_of(given).layout == "given"
     bare = [f"combinations=[{with_header(tmp_path / 'bare', layouts=[])}]", "sampling.layout=given"]
     with pytest.raises(ValueError, match="two_dogs: has no layouts"):
-        assignments.load_combinations(load_run(file, bare))
+        ready(load_run(file, bare))
     folder = with_header(tmp_path, layouts=[LAYOUT])
-    (combination,) = assignments.load_combinations(load_run(file, ["sampling.layout=given", f"combinations=[{folder}]"]))
+    (combination,) = ready(load_run(file, ["sampling.layout=given", f"combinations=[{folder}]"])).combinations
     assert combination.layouts == (LAYOUT,)
     config = load_benchmark(benchmark, bare)
     with pytest.raises(ValueError, match=r"has no layouts, and methods\."):
-        arms.load_combinations(config, arms.resolve(config))
+        ready(config)
 
 
 def test_a_preview_shows_every_layout_with_its_boxes(placed):

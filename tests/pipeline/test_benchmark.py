@@ -1,20 +1,19 @@
-"""The benchmark on the miniature with plain workers: sharing, pairing, resuming, and a metric that comes later."""
+"""The benchmark on the miniature in this process: sharing, pairing, resuming, and a metric that comes later."""
 
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from running import carried_out, opened, quiet
 
 from mudi.metrics import METRICS
 from mudi.records import Candidate, CandidateKey, ScoredCandidate
 from pipeline import arms
-from pipeline.benchmark import benchmark, choose
-from pipeline.benchmark_folder import check_metrics, open_benchmark
+from pipeline.benchmark import choose
 from pipeline.settings.benchmark_config import Refit, load_benchmark
 from pipeline.tables import store
-from pipeline.workers.in_process import PLAIN
-from pipeline.workers.stages import Judge, JudgeSettings
+from pipeline.workers.judge import Judge, JudgeSettings, judge
+from pipeline.workers.loaded import Loaded
 
 FILE = """
 name: tiny
@@ -41,13 +40,8 @@ def load(folder, *overrides, text=FILE):
     return load_benchmark(path, overrides)
 
 
-def run(config, progress=lambda label, done, total: None):
-    resolved = arms.resolve(config)
-    combinations = arms.load_combinations(config, resolved)
-    check_metrics(config, combinations)
-    run_dir = open_benchmark(config, combinations, {})
-    benchmark(config, resolved, combinations, run_dir, PLAIN, progress)
-    return run_dir
+def run(config, progress=quiet):
+    return carried_out(opened(config), progress)
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +165,7 @@ def test_a_chunk_without_a_usable_picture_counts_as_judged(tmp_path):
     candidate = Candidate(key=key, prompt="x", seed=1, image=None, status="invalid", error="constant", seconds=1.0)
     lost = ScoredCandidate(candidate=candidate, detections=(), scores=())
     store.write_chunk(tmp_path, "p00-0000-a", 0, [lost], device="cpu", dtype="float32", batch=1)
-    row = pa.table({"chunk_id": ["p00-0000-a"], "round": [0], "metrics": [["whole_image"]]})
     settings = JudgeSettings(run_dir=str(tmp_path), metrics={"whole_image": {}}, combinations={})
-    receipt = Judge(settings, 0, 1)(row).to_pylist()
-    assert receipt[0]["candidates"] == 0
+    piece = Judge(chunk_id="p00-0000-a", round=0, metrics=("whole_image",), settings=settings)
+    assert judge(Loaded("cpu", 1), piece, quiet).pictures == 0
     assert store.stored_metrics(tmp_path, 0) == {"p00-0000-a": {"whole_image"}}

@@ -1,18 +1,20 @@
-"""The phase before a fit that needs class priors: shared by content, resumed to the same bytes, the same with and without Ray."""
+"""The phase before a fit that needs class priors: shared by content, resumed to the same bytes, found again by whoever wants the same."""
 
 import json
 import shutil
 from dataclasses import replace
 
 import pytest
+from running import carried_out, must_not_work, quiet
 
 from mudi import adapter_folder
-from mudi.methods.mudi import MuDI
-from pipeline import assignments, rounds
+from pipeline import assignments
+from pipeline.carry_out import carry_out
 from pipeline.class_priors import with_priors
-from pipeline.settings.config import Cluster, Pool
+from pipeline.phases import Priors
+from pipeline.settings.config import Cluster
 from pipeline.workers.fit_job import FitJob
-from pipeline.workers.in_process import PLAIN
+from pipeline.workers.in_process import in_this_process
 from tests.mudi.test_priors import everything
 from tests.pipeline.test_rounds import small_run
 
@@ -23,11 +25,7 @@ VALUES = {
 }  # fmt: skip
 
 
-def must_not_run(*_):
-    raise AssertionError("priors that are stored were drawn again")
-
-
-IDLE = replace(PLAIN, priors=must_not_run)
+CLUSTER = Cluster().model_dump(mode="json")
 
 
 def job(combination, run_dir, seed=0, **values):
@@ -37,9 +35,10 @@ def job(combination, run_dir, seed=0, **values):
     )  # fmt: skip
 
 
-def phase(jobs, run_dir, workers=PLAIN, progress=lambda *_: None, cluster=Cluster()):  # noqa: B008
+def phase(jobs, run_dir, do=None, progress=quiet):
     run_dir.mkdir(parents=True, exist_ok=True)
-    return with_priors(jobs, cluster, run_dir, workers, progress)
+    with in_this_process(Cluster()) as (here, _):
+        return with_priors(Priors(jobs=tuple(jobs)), CLUSTER, run_dir, do or here, progress)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,11 @@ def test_another_fit_seed_or_run_draws_nothing(drawn, two_dogs):
     runs, first = drawn
     before = everything(runs / "_priors")
     jobs = [job(two_dogs, runs / "two", seed=1), job(two_dogs, runs / "two", seed=2, steps=9), job(two_dogs, runs / "two", prior_images=3)]
-    for filled in phase(jobs, runs / "two", IDLE):
+    for filled in phase(jobs, runs / "two", must_not_work):
         assert filled.hyperparameters["priors"] == first.hyperparameters["priors"]
     assert everything(runs / "_priors") == before
-    with pytest.raises(AssertionError, match="drawn again"):
-        phase([job(two_dogs, runs / "two", prior_prompt="a photo of a {} at night")], runs / "two", IDLE)
+    with pytest.raises(AssertionError, match="handed out again"):
+        phase([job(two_dogs, runs / "two", prior_prompt="a photo of a {} at night")], runs / "two", must_not_work)
 
 
 @pytest.mark.slow
@@ -98,7 +97,7 @@ def test_a_phase_killed_after_any_batch_ends_with_the_same_bytes(drawn, two_dogs
 def test_a_class_that_cannot_be_drawn_stops_the_run_and_is_not_tried_again(two_dogs, tmp_path):
     """No lighthouse in two batches, the bound for one picture; the second start says so without drawing."""
     unknown = replace(two_dogs, subjects=tuple(replace(s, class_noun="dog", detection_query="lighthouse") for s in two_dogs.subjects[:1]))
-    for workers in (PLAIN, IDLE):
+    for workers in (None, must_not_work):
         with pytest.raises(ValueError, match=r"\Aclass noun 'dog'[^\n]* 0 of 16 pictures, 1 are needed[^\n]*\Z"):
             phase([job(unknown, tmp_path / "run", prior_images=1)], tmp_path / "run", workers)
     assert len(list(tmp_path.glob("_priors/*/batch-*"))) == 2
@@ -109,33 +108,17 @@ def test_a_run_fits_on_the_shared_priors_what_a_fit_alone_would(tmp_path):
     """The adapter's bytes equal those of the method called as a library, which draws its own and takes them away. With the
     priors deleted the finished run starts again without drawing any: its fits want none."""
     priors = [f"method.{key}={json.dumps(value)}" for key, value in VALUES.items() if "prior" in key]
-    config, combinations, run_dir = small_run(tmp_path, "method.objective=prior_preservation", *priors, "method.prior_images=2", "rounds=0")
-    rounds.selftrain(config, combinations, run_dir, PLAIN, lambda *_: None)
-    made = adapter_folder.find(assignments.adapter_folder(run_dir, "two_dogs", 0))
+    run = small_run(tmp_path, "method.objective=prior_preservation", *priors, "method.prior_images=2", "rounds=0")
+    carried_out(run)
+    made = adapter_folder.find(assignments.adapter_folder(run.run_dir, "two_dogs", 0))
     manifest = adapter_folder.read_manifest(made.path)
     assert "priors" not in manifest["hyperparameters"]
     from mudi import models
 
-    method = MuDI(**assignments.hyperparameters_of(config))
-    alone = method.train(models.load("miniature"), combinations[0], tmp_path / "alone", manifest["seed"])
+    (method,) = run.methods.values()
+    alone = method.train(models.load("miniature"), run.combinations[0], tmp_path / "alone", manifest["seed"])
     assert alone.sha256 == made.sha256
     assert not list(tmp_path.rglob("*.work"))
     shutil.rmtree(tmp_path / "_priors")
-    rounds.selftrain(config, combinations, run_dir, IDLE, lambda *_: None)
+    carry_out(run, must_not_work, quiet)
     assert not (tmp_path / "_priors").exists()
-
-
-@pytest.mark.slow
-def test_priors_drawn_on_ray_equal_the_plain_ones(drawn, two_dogs, tmp_path):
-    """The same files but for the seconds in the manifests; and what is there is not drawn again."""
-    from pipeline.workers import sweep
-    from pipeline.workers.cluster import connected
-
-    cluster = Cluster(cpus=2, detect=Pool(cpus=0.5))
-    on_ray = replace(PLAIN, priors=sweep.draw_priors)
-    with connected(cluster):
-        phase([job(two_dogs, tmp_path / "run")], tmp_path / "run", on_ray, cluster=cluster)
-    pngs = [{p: data for p, (_, data) in everything(runs / "_priors").items() if p.suffix == ".png"} for runs in (tmp_path, drawn[0])]
-    assert pngs[0]
-    assert pngs[0] == pngs[1]
-    phase([job(two_dogs, tmp_path / "run")], tmp_path / "run", IDLE, cluster=cluster)

@@ -1,16 +1,17 @@
-"""The state machine on the miniature with plain workers instead of Ray: what is kept, and what a kill leaves."""
+"""The state machine on the miniature in this process instead of on Ray: what is kept, and what a kill leaves."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+from running import carried_out, must_not_work, opened, quiet
 
-from mudi import adapter_folder
-from pipeline import assignments, rounds
+from pipeline import assignments
+from pipeline.carry_out import carry_out, phases_of
+from pipeline.phases import is_anything_left
+from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from pipeline.tables import journal, store
-from pipeline.tables.run_folder import open_run
-from pipeline.workers.in_process import PLAIN, Workers
 
 RUN_FILE = "jobs/configs/miniature.yaml"
 SMALL = (
@@ -21,12 +22,7 @@ SMALL = (
 
 def small_run(folder, *overrides):
     """A run of two sweeps of six candidates and one refit, a few seconds on one core."""
-    config = load_run(Path(RUN_FILE), [f"runs={folder}", *SMALL, *overrides])
-    return config, assignments.load_combinations(config), open_run(config)
-
-
-def run(config, combinations, run_dir, progress=lambda label, done, total: None):
-    rounds.selftrain(config, combinations, run_dir, PLAIN, progress)
+    return opened(load_run(Path(RUN_FILE), [f"runs={folder}", *SMALL, *overrides]))
 
 
 def table(run_dir):
@@ -43,9 +39,7 @@ def table(run_dir):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    config, combinations, run_dir = small_run(tmp_path_factory.mktemp("undisturbed"))
-    run(config, combinations, run_dir)
-    return run_dir
+    return carried_out(small_run(tmp_path_factory.mktemp("undisturbed")))
 
 
 @pytest.mark.slow
@@ -81,7 +75,7 @@ def test_watched_images_start_from_the_same_noise_in_every_round(undisturbed):
 @pytest.mark.parametrize("killed_at", [1, 8, 9, 11, 14, 18, 20])
 def test_a_run_killed_anywhere_ends_like_an_undisturbed_one(undisturbed, tmp_path, killed_at):
     """The n-th progress report raises; n walks through the first fit, both sweeps and the refit."""
-    config, combinations, run_dir = small_run(tmp_path)
+    run = small_run(tmp_path)
     reports = 0
 
     def kill(label, done, total):
@@ -91,34 +85,27 @@ def test_a_run_killed_anywhere_ends_like_an_undisturbed_one(undisturbed, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, combinations, run_dir, kill)
-    run(config, combinations, run_dir)
-    for ours, theirs in zip(table(run_dir), table(undisturbed), strict=True):
+        carried_out(run, kill)
+    assert is_anything_left(phases_of(run))
+    for ours, theirs in zip(table(carried_out(run)), table(undisturbed), strict=True):
         assert ours.equals(theirs)
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_done_again(undisturbed, tmp_path):
-    """Workers that do nothing are enough, every adapter is found, and no table changes."""
+    """No piece of work is handed out, the list of phases says that nothing is left, and no table changes."""
     run_dir = tmp_path / "miniature"
     shutil.copytree(undisturbed, run_dir)
-    config, combinations, _ = small_run(tmp_path)
-
-    def must_not_run(*_):
-        raise AssertionError("a finished run was swept again")
-
-    def found(jobs, slot, progress):
-        return [adapter_folder.find(Path(job.out_dir)) for job in jobs]
-
-    rounds.selftrain(config, combinations, run_dir, Workers(must_not_run, found, must_not_run, must_not_run), lambda *_: None)
+    run = small_run(tmp_path)
+    assert not is_anything_left(phases_of(run))
+    carry_out(run, must_not_work, quiet)
     assert all(ours.equals(theirs) for ours, theirs in zip(table(run_dir), table(undisturbed), strict=True))
 
 
 @pytest.mark.slow
 def test_a_round_that_keeps_nothing_hands_its_adapter_on(tmp_path):
     """At threshold 1 nothing is ever detected: all scores are 0, none is kept, and the run still finishes."""
-    config, combinations, run_dir = small_run(tmp_path, "score.threshold=1.0")
-    run(config, combinations, run_dir)
+    run_dir = carried_out(small_run(tmp_path, "score.threshold=1.0"))
     candidates, _, selections = table(run_dir)
     assert len(candidates) == 16
     assert selections.empty
@@ -134,4 +121,4 @@ def test_fit_seeds_differ_between_cells_and_rounds():
 def test_an_unknown_hyperparameter_is_refused_with_a_suggestion(tmp_path):
     config = load_run(Path(RUN_FILE), ["method.step=3"])
     with pytest.raises(ValueError, match=r"method\.step: .*did you mean 'steps'"):
-        assignments.hyperparameters_of(config)
+        ready(config)

@@ -16,7 +16,7 @@ from mudi.methods.cones2 import Cones2
 from mudi.modular.subject_fits import single_folder
 from mudi.text.conditioning import encode_prompts
 from mudi.text.spans import token_spans
-from pipeline import assignments
+from pipeline.ready import ready
 from pipeline.settings.config import load_run
 
 
@@ -89,10 +89,10 @@ def test_a_sentence_without_the_noun_is_refused_before_anything_is_loaded(tmp_pa
         method = f"method={{name: cones2, preserve_prompts: {json.dumps(sentences_given)}}}"
         config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", method])
         with pytest.raises(ValueError, match=r"^method.preserve_prompts: '(a pink dog runs|a cat runs)' does not hold the class noun"):
-            assignments.load_combinations(config)
+            ready(config)
     method = "method={name: cones2, preserve_prompts: ['a {} runs'], descriptive_class: false}"
     config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", method])
-    assert assignments.load_combinations(config)
+    assert ready(config).combinations
 
 
 @pytest.mark.parametrize("tuning", ["text_lora", "text_full", "direct"])

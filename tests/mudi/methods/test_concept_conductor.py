@@ -20,11 +20,12 @@ from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import fit_apart
 from mudi.options import LayoutGuidance, LoraSettings, Sampling
 from mudi.text.conditioning import encode_prompts
-from pipeline import assignments, rounds
+from pipeline import rounds
 from pipeline.cost.calibration import architecture_of
 from pipeline.cost.count import workload_of
 from pipeline.cost.disk import adapter_numbers
 from pipeline.cost.workload import Counts, count_draw, total
+from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from pipeline.tables.run_folder import open_run
 from pipeline.workers.in_process import PLAIN
@@ -131,7 +132,7 @@ def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
             counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
 
     hook = torch.nn.modules.module.register_module_forward_hook(count)
-    rounds.selftrain(config, assignments.load_combinations(config), open_run(config), PLAIN, lambda label, done, total: None)
+    rounds.selftrain(config, ready(config).combinations, open_run(config), PLAIN, lambda label, done, total: None)
     hook.remove()
     assert (counted.total(), counted["backward"]) == (expected.forward, expected.backward)
     assert total(workload_of(config).phases, whole=False) == Counts()
@@ -157,7 +158,7 @@ def test_a_combination_without_layouts_is_refused_before_anything_is_loaded(tmp_
     (pair / "metadata.jsonl").write_text("\n".join([json.dumps(bare), *lines]))
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path / 'runs'}", f"combinations=[{pair}]", *SMALL, *METHOD])
     with pytest.raises(ValueError, match="two_dogs: has no layouts"):
-        assignments.load_combinations(config)
+        ready(config)
 
 
 def test_a_style_has_what_the_boxes_leave(miniature, two_dogs, fitted):

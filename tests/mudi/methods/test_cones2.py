@@ -19,6 +19,7 @@ from pipeline.cost.calibration import architecture_of
 from pipeline.cost.count import workload_of
 from pipeline.cost.disk import adapter_numbers
 from pipeline.cost.workload import total
+from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from pipeline.tables.run_folder import run_folder
 from pipeline.workers.fit_job import run_job
@@ -83,7 +84,7 @@ def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
     counts = total(workload_of(config).phases, whole=True)
     assert (counts.fits, counts.steps, counts.backward) == (2, 4, 4)
     predicted = sum(adapter_numbers(fit, architecture_of(config))[1] for fit in workload_of(config).fits)
-    combinations = assignments.load_combinations(config)
+    combinations = ready(config).combinations
     jobs = assignments.first_fits(config, run_folder(config.runs, config.name), combinations)
     assert combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
     for job in jobs:
@@ -95,7 +96,7 @@ def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
 def test_rounds_of_self_training_are_refused_before_anything_is_fitted(tmp_path):
     config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "method={name: cones2}", "rounds=1"])
     with pytest.raises(ValueError, match="rounds = 1: cones2 leaves no LoRA for a refit to train; set rounds to 0"):
-        assignments.load_combinations(config)
+        ready(config)
 
 
 def test_a_refit_of_a_method_without_lora_is_refused(backbone, tmp_path, two_dogs):

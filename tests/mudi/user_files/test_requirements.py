@@ -13,7 +13,7 @@ from mudi.methods import METHODS
 from mudi.model_facts import find_folder
 from mudi.options import Sampling
 from mudi.user_files.requirements import require
-from pipeline import assignments
+from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from tests.pipeline.test_rounds import RUN_FILE
 
@@ -72,4 +72,4 @@ def test_of_a_hub_id_and_of_a_folder_without_words_nothing_is_known(tmp_path):
 def test_a_run_says_so_before_it_starts(tmp_path):
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", "sampling.scales=[1.0]"])
     with pytest.raises(ValueError, match="scales has 1 numbers"):
-        assignments.load_combinations(config)
+        ready(config)

@@ -20,9 +20,8 @@ from pipeline.cost.count import workload_of
 from pipeline.cost.disk import adapter_numbers, disk
 from pipeline.cost.show import print_plan
 from pipeline.cost.workload import Counts, passes_of_sampling, total
-from pipeline.settings.benchmark_config import load_benchmark
+from pipeline.settings.benchmark_config import load_benchmark, load_plan
 from pipeline.settings.config import load_run
-from pipeline.settings.load import load_plan
 from pipeline.tables import journal, store
 from pipeline.tables.run_folder import open_run
 from pipeline.workers.fit_job import run_job

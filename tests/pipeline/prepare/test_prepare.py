@@ -11,7 +11,7 @@ from prepared_photos import SETTINGS, WITHOUT_MODELS, bare, contents, edit, neve
 
 from mudi.dataset import check_images, load_combination, load_segments
 from mudi.user_files.photos import read_image, read_mask
-from pipeline.prepare import prepare
+from pipeline.prepare.prepare import prepare
 from pipeline.prepare.sources import scan
 from pipeline.prepare.text import summary
 from pipeline.prepare.writer import templates_writer

@@ -10,9 +10,9 @@ from prepared_photos import SETTINGS, WITHOUT_MODELS, bare, contents, edit, neve
 
 from jobs import entry
 from jobs.prepare import prepare as verb
-from pipeline.prepare import prepare
 from pipeline.prepare.contact_sheet import PAGE, PICTURE
-from pipeline.prepare.sources import shown
+from pipeline.prepare.prepare import prepare
+from pipeline.prepare.record import printable
 from pipeline.prepare.text import summary
 from pipeline.prepare.writer import Writer, templates_writer
 from pipeline.workers.masks import in_this_process
@@ -72,11 +72,11 @@ def test_a_box_beside_a_mask_that_a_person_made_is_said_to_be_unused(prepared_on
     assert said == [
         "not used: box and points of dog00.png, whose mask came with the photo; delete mask_dog00.png and start again to have one made"
     ]
-    assert "mask from the source folder; what subjects.yaml says of its place is not used" in (out / PAGE).read_text()
+    assert "mask from the source folder; box and points in subjects.yaml are not used" in (out / PAGE).read_text()
     Image.fromarray((np.indices((48, 48))[0] < 20).astype(np.uint8) * 255).save(out / "mask_dog00.png")
     painted = prepare({}, out, templates_writer(), never, WITHOUT_MODELS, silent)
     assert any("not used: box and points of dog00.png, whose mask was painted by hand" in line for line in summary(painted))
-    assert "mask painted by hand; what subjects.yaml says of its place is not used" in (out / PAGE).read_text()
+    assert "mask painted by hand; box and points in subjects.yaml are not used" in (out / PAGE).read_text()
 
 
 def refused(monkeypatch, capsys, *arguments):
@@ -158,7 +158,7 @@ def test_a_users_text_is_inert_on_the_sheet(rendered, tmp_path):
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "")
     assert all(line.isprintable() for line in summary(prepared))
-    assert shown("\x1b[31m\udcff.txt") == "\\x1b[31m\\udcff.txt"
+    assert printable("\x1b[31m\udcff.txt") == "\\x1b[31m\\udcff.txt"
     assert Image.open(tmp_path / "pair" / PICTURE).width > 1000
 
 

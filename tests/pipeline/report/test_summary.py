@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from mudi.records import Candidate, CandidateKey, Score, ScoredCandidate
-from pipeline.report.summary import NARROWEST, Estimate, cluster_bootstrap, print_summary, show, summarise
+from pipeline.report.statistics import Estimate, show
+from pipeline.report.summary import cluster_bootstrap, print_summary, summarise
+from pipeline.report.text import NARROWEST
 from pipeline.settings.config import load_run
 from pipeline.tables import store
 from pipeline.tables.run_folder import open_run

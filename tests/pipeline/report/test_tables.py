@@ -11,8 +11,11 @@ from rich.console import Console
 from stored_benchmark import DNC, benchmark_run, constant
 
 from mudi.records import Score
+from pipeline.report.records import Benchmark, Cell
+from pipeline.report.scores import load_scores
 from pipeline.report.statistics import Estimate
-from pipeline.report.tables import Benchmark, Cell, benchmark, load_scores, markdown, print_benchmark, verdict
+from pipeline.report.tables import benchmark, print_benchmark, verdict
+from pipeline.report.text import markdown
 from pipeline.tables import store
 from pipeline.tables.journal import publish
 

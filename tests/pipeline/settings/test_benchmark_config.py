@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import arms
+from pipeline.ready import ready
 from pipeline.settings.benchmark_config import benchmark_hash, load_benchmark
 from pipeline.settings.prompt_file import evaluation_prompts, read_prompts, training_prompts
 
@@ -63,7 +64,7 @@ def test_every_fit_of_every_cell_has_one_job_and_methods_share_its_seed(load, tm
     """Two contents x one combination x three fits: six jobs, three seeds, six folders and labels."""
     config = load(SMALL, "fits=3")
     resolved = arms.resolve(config)
-    jobs = arms.first_fits(config, tmp_path, resolved, arms.load_combinations(config, resolved))
+    jobs = arms.first_fits(config, tmp_path, resolved, ready(config).combinations)
     assert len({job.out_dir for job in jobs}) == len({job.label for job in jobs}) == len(jobs) == 6
     assert len({job.seed for job in jobs}) == 3
 
@@ -88,7 +89,14 @@ MISTAKES = {
     "  odd: {method: mudee}": "methods.odd.name = 'mudee': allowed are mudi",
     "  odd: {method: mudi, stepps: 3}": "methods.odd.stepps: mudi has no such hyperparameter; did you mean 'steps'?",
     "  odd: {method: mudi, steps: 0}": "methods.odd.steps = 0",
-    "  odd: {method: mudi, sampling: {gama: 1}}": "sampling has no key 'gama'",
+    "  odd: {method: mudi, sampling: {gama: 1}}": "unknown key 'methods.odd.sampling.gama'; did you mean 'gamma'?",
+    "  odd: {method: mudi, sampling: {layout_guidance: {wieght: 1}}}": "sampling.layout_guidance.wieght'; did you mean 'weight'?",
+    "  odd: {method: mudi, sampling: {layout_guidance: {weight: -1}}}": "methods.odd.sampling.layout_guidance.weight = -1.0: allowed are 0",
+    "  odd: {method: mudi, sampling: {batch: 3}}": "unknown key 'methods.odd.sampling.batch'; allowed: steps, guidance_scale",
+    '  odd: {method: mudi, sampling: {steps: "3"}}': "methods.odd.sampling.steps: input should be a valid integer",
+    "  odd: {refit: {of: mudi, pol: 6}}": "unknown key 'methods.odd.refit.pol'; did you mean 'pool'?",
+    "  odd: {refit: {of: mudi, kl_weight: -1}}": "methods.odd.refit.kl_weight = -1.0: allowed are 0",
+    "  odd: {refit: {pool: 6}}": "missing key 'methods.odd.refit.of'",
     "claims: [{text: x, better: mudi, worse: dreambooht, metric: drift}]": "did you mean 'dreambooth'",
     "tables: [{name: main, title: x, methods: [nobody], metrics: [drift]}]": "'nobody' is not a label",
 }

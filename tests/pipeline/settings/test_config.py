@@ -35,8 +35,8 @@ def complaint(path: Path, overrides=()) -> str:
 
 
 def test_a_run_file_gets_its_defaults_and_overrides(write):
-    config = load_run(write(GOOD), ["cluster.detect.gpus=0.25", "combinations=[../a/b, c]", "sampling.steps=20", "method.rank=4"])
-    assert config.cluster.detect.gpus == 0.25
+    config = load_run(write(GOOD), ["cluster.workers.gpus=0.25", "combinations=[../a/b, c]", "sampling.steps=20", "method.rank=4"])
+    assert config.cluster.workers.gpus == 0.25
     assert [folder.name for folder in config.combinations] == ["b", "c"]
     assert all(folder.is_absolute() and ".." not in folder.parts for folder in config.combinations)
     assert (config.sampling.steps, config.sampling.guidance_scale) == (20, 5.0)
@@ -64,14 +64,29 @@ def test_a_utf8_byte_order_mark_is_accepted(write):
         ("", ["the run file is empty"]),
         ("- a\n", ["line 1", "is a list"]),
         (GOOD + "sead: 1\n", ["line 6", "unknown key 'sead'", "did you mean 'seed'?"]),
-        (GOOD + "cluster:\n  generate: {gpu: 1}\n", ["line 7", "unknown key 'cluster.generate.gpu'", "did you mean 'gpus'?"]),
+        (GOOD + "cluster:\n  workers: {gpu: 1}\n", ["line 7", "unknown key 'cluster.workers.gpu'", "did you mean 'gpus'?"]),
         (GOOD + "seed: 1\nseed: 2\n", ["line 7", "duplicate key 'seed'", "line 6"]),
         (GOOD + "sampling:\n\tsteps: 3\n", ["line 7, column 1", "a tab"]),
         (GOOD + "prompts: [a\n", ["line 7"]),
         (GOOD + "retrain: {learning_rate: fast}\n", ["line 6", "retrain.learning_rate", '"fast"', "valid number"]),
         (GOOD + "retrain: {learning_rate: .nan}\n", ["line 6", "not a finite number"]),
+        (GOOD + "retrain: {learning_rate: 0}\n", ["line 6: retrain.learning_rate = 0.0: allowed are numbers above 0"]),
         (GOOD + "method: {name: mudi, weight: .inf}\n", ["line 6", "not a finite number"]),
-        (GOOD + "sampling: {steps: -3}\n", ["line 6", "sampling.steps", "greater than or equal to 1", "-3"]),
+        (GOOD + "sampling: {steps: -3}\n", ["line 6", "sampling.steps = -3: allowed are 1 to 999"]),
+        (GOOD + "sampling:\n  gamma: 0.5\n  steps: 1000\n", ["line 8: sampling.steps = 1000: allowed are 1 to 999"]),
+        (GOOD + 'sampling: {steps: "3"}\n', ["line 6: sampling.steps: input should be a valid integer"]),
+        (GOOD + "sampling: {overlap: no}\n", ["line 6: sampling.overlap: input should be a valid boolean"]),
+        (GOOD + "sampling: {batch: 0}\n", ["line 6: sampling.batch: input should be greater than or equal to 1, got 0"]),
+        (GOOD + "sampling: {scales: [1, 2]}\n", ["line 6: sampling.scales = (1.0, 2.0): allowed are shares above 0 and up to 1"]),
+        (GOOD + "sampling: {guidance_scale: -1}\n", ["line 6: sampling.guidance_scale = -1.0: allowed are 0 and above"]),
+        (GOOD + f"sampling: {{negative_prompt: {'x' * 2001}}}\n", ["line 6: sampling.negative_prompt", "up to 2000 characters"]),
+        (GOOD + "sampling: 3\n", ["line 6: sampling: input should be an object, got 3"]),
+        (GOOD + "sampling: {layout_guidance: {wieght: 1}}\n", ["unknown key 'sampling.layout_guidance.wieght'; did you mean 'weight'?"]),
+        (GOOD + "sampling: {layout_guidance: {levels: [1, 1]}}\n", ["line 6: sampling.layout_guidance.levels = (1, 1): allowed are"]),
+        (GOOD + "retrain: {stepz: 1}\n", ["line 6: unknown key 'retrain.stepz'; did you mean 'steps'?"]),
+        (GOOD + "retrain: {steps: 0}\n", ["line 6: retrain.steps = 0: allowed are 1 and above"]),
+        (GOOD + "retrain: {kl_weight: -1}\n", ["line 6: retrain.kl_weight = -1.0: allowed are 0"]),
+        (GOOD + "retrain: {reference_share: 2}\n", ["line 6: retrain.reference_share = 2.0: allowed are 0 to 1"]),
         (GOOD + 'rounds: "3"\n', ["line 6", "rounds", "valid integer"]),
         (GOOD + "models: {embedders: {dreamsim: null}}\n", ["line 6", "models.embedders", "no embedder"]),
         (GOOD + "score: {select_by: dnc_linear_clip}\n", ["line 6", "dnc_linear_clip", "dnc_linear_dreamsim"]),
@@ -126,8 +141,8 @@ def test_the_hash_follows_results_and_ignores_placement(write):
     path = write(GOOD)
     first = config_hash(load_run(path))
     for same in (
-        "cluster.generate.actors=4",
-        "cluster.generate.cpus=1.5",
+        "cluster.workers.count=4",
+        "cluster.workers.cpus=1.5",
         "runs=elsewhere",
         "name=other",
         "combinations=[moved/cat_and_dog]",
@@ -136,8 +151,8 @@ def test_the_hash_follows_results_and_ignores_placement(write):
         assert config_hash(load_run(path, [same])) == first, same
     for other in (
         "seed=1",
-        "cluster.generate.gpus=1",
-        "cluster.fit.cpus=2",
+        "cluster.workers.gpus=1",
+        "cluster.workers.cpus=2",
         "sampling.batch=4",
         "method.rank=4",
         "keep=3",

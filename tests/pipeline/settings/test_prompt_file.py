@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from places import DOGS
 
-from pipeline.assignments import load_combinations
+from pipeline.ready import ready
 from pipeline.settings.config import RunConfig, config_hash, load_run
 from pipeline.settings.subjects_file import SubjectsFile, write_subjects
 
@@ -55,7 +55,7 @@ def prompt_file(tmp_path):
 
 
 def drawn(config: RunConfig) -> list[list[str]]:
-    return [[prompt.text for prompt in combination.prompts] for combination in load_combinations(config)]
+    return [[prompt.text for prompt in combination.prompts] for combination in ready(config).combinations]
 
 
 def test_the_prompts_of_a_subjects_file_are_as_if_they_stood_in_the_run_file(run, subjects_file):

@@ -1,47 +1,61 @@
-"""What can be placed on a cluster, worked out by hand."""
+"""What can be placed on a cluster, worked out by hand, and the one line where no Ray answers."""
+
+import socket
 
 import pytest
 
-from pipeline.settings.config import Cluster, Pool, Slot
-from pipeline.workers.cluster import placeable, require
+from pipeline.settings.config import Cluster, Slot
+from pipeline.workers.cluster import capacity, connected, require
 
 ONE_GPU = [{"CPU": 4.0, "GPU": 1.0}]
 
 
-def slots(*pairs):
-    return [Slot(gpus=float(gpus), cpus=float(cpus)) for gpus, cpus in pairs]
-
-
-def test_fractions_share_one_gpu_until_it_is_full():
-    """0.5 + 0.25 + 0.25 = 1 fits on one GPU; a further 0.1 does not."""
-    assert placeable(slots((0.5, 1), (0.25, 1), (0.25, 1)), ONE_GPU)
-    assert not placeable(slots((0.5, 1), (0.25, 1), (0.25, 1), (0.1, 0)), ONE_GPU)
+def test_workers_are_counted_by_what_each_node_holds():
+    """Of 4 CPUs and 1 GPU: two halves of the GPU, one whole, none of 8 CPUs; two nodes hold twice as many, and no worker spans both."""
+    assert capacity(Slot(gpus=0.5, cpus=1), ONE_GPU) == 2
+    assert capacity(Slot(gpus=1, cpus=1), ONE_GPU) == 1
+    assert capacity(Slot(gpus=1, cpus=1), ONE_GPU * 2) == 2
+    assert capacity(Slot(gpus=2, cpus=1), ONE_GPU * 2) == 0
+    assert capacity(Slot(cpus=8), [{"CPU": 4.0}] * 2) == 0
+    assert capacity(Slot(cpus=0.5), [{"CPU": 2.0}]) == 4
+    assert capacity(Slot(gpus=2, cpus=1), [{"CPU": 8.0, "GPU": 5.0}]) == 2
 
 
 def test_a_fraction_comes_from_one_gpu():
-    """0.7 + 0.7 + 0.6 = 2 in sum, but three shares above a half cannot sit on two GPUs."""
-    assert not placeable(slots((0.7, 0), (0.7, 0), (0.6, 0)), [{"CPU": 8.0, "GPU": 2.0}])
+    """Three shares of 0.6 are 1.8 GPUs in sum, and two GPUs hold two of them."""
+    assert capacity(Slot(gpus=0.6, cpus=1), [{"CPU": 8.0, "GPU": 2.0}]) == 2
 
 
-def test_a_worker_cannot_span_nodes():
-    """Two GPUs on two nodes are not two GPUs on one."""
-    assert not placeable(slots((2, 0)), ONE_GPU * 2)
-    assert placeable(slots((2, 0)), [{"CPU": 4.0, "GPU": 2.0}])
-    assert not placeable(slots((0, 8)), [{"CPU": 4.0}] * 2)
-
-
-def test_a_sweep_must_leave_a_core_share_to_write():
-    """1 + 0.5 + 0.5 of 2 CPUs leaves nothing for the writer's 0.25; of 2.25 it does."""
-    cluster = Cluster(generate=Pool(cpus=1.0), detect=Pool(cpus=0.5), compare=Pool(cpus=0.5))
-    with pytest.raises(ValueError, match="do not fit on the cluster together"):
-        require(cluster, [{"CPU": 2.0}])
-    require(cluster, [{"CPU": 2.25}])
+def test_cpus_bound_the_workers_of_a_gpu_node():
+    """Eight GPUs and six CPUs hold three workers of two CPUs."""
+    assert capacity(Slot(gpus=1, cpus=2), [{"CPU": 6.0, "GPU": 8.0}]) == 3
 
 
 def test_the_missing_resource_is_named():
-    with pytest.raises(ValueError, match=r"cluster\.fit\.gpus = 2: no node"):
-        require(Cluster(fit=Slot(gpus=2.0)), ONE_GPU)
-    with pytest.raises(ValueError, match=r"cluster\.fit\.cpus = 9: no node"):
-        require(Cluster(fit=Slot(cpus=9.0)), ONE_GPU)
+    with pytest.raises(ValueError, match=r"cluster\.workers\.gpus = 2: no node"):
+        require(Cluster(workers=Slot(gpus=2.0)), ONE_GPU)
+    with pytest.raises(ValueError, match=r"cluster\.workers\.cpus = 9: no node"):
+        require(Cluster(workers=Slot(cpus=9.0)), ONE_GPU)
     with pytest.raises(ValueError, match="whole numbers"):
-        require(Cluster(fit=Slot(gpus=1.5)), [{"CPU": 8.0, "GPU": 4.0}])
+        require(Cluster(workers=Slot(gpus=1.5)), [{"CPU": 8.0, "GPU": 4.0}])
+    require(Cluster(workers=Slot(gpus=1.0, cpus=4.0)), ONE_GPU)
+
+
+@pytest.mark.parametrize("scheme", ["ray", "auto"])
+def test_a_port_without_a_cluster_is_told_in_one_line(scheme, monkeypatch):
+    """The port was free a moment ago; nothing listens there, and Ray is not asked."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    address = f"ray://127.0.0.1:{port}" if scheme == "ray" else "auto"
+    with (
+        pytest.raises(ValueError, match=r"\Acluster\.address = .*: no Ray answers there .*cluster\.address=none\Z"),
+        connected(Cluster(address=address)),
+    ):
+        pass
+
+
+def test_old_pools_are_answered_with_the_new_key():
+    with pytest.raises(ValueError, match=r"generate: one kind of worker does all the work; write workers: .* instead of generate, fit"):
+        Cluster.model_validate({"generate": {"gpus": 1}, "fit": {"gpus": 1}})

@@ -1,4 +1,4 @@
-"""A benchmark on Ray: equal to the plain loop, also after its driver was killed while it drew."""
+"""A benchmark on Ray: equal to one in this process, also after its driver was killed while it drew."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from places import ROOT
 
 from tests.pipeline.test_benchmark import FILE, load, rows, run
 
-# Two arms without a refit: each further phase starts Ray workers again, which takes longer than its work.
+# Two arms without a refit, for a short run.
 ARMS = "".join(line for line in FILE.splitlines(keepends=True) if not line.startswith(("  without:", "  refitted:")))
 SLOW = ("sampling.steps=60", "images=4", "fits=1")
 
@@ -26,7 +26,7 @@ def start(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_benchmark_on_ray_goes_on_and_ends_like_the_plain_loop(tmp_path):
+def test_a_killed_benchmark_on_ray_goes_on_and_ends_like_one_in_process(tmp_path):
     """kill -9 of the driver and all it started once pictures are stored; the same command again; every row as without Ray."""
     plain, on_ray = tmp_path / "plain", tmp_path / "ray"
     plain.mkdir()

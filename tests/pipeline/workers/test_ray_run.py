@@ -1,4 +1,4 @@
-"""The same run on Ray: equal to the plain loop, and equal again after its processes were killed."""
+"""The same run on Ray: equal to one in this process, also after its workers, its driver or a node were killed."""
 
 import json
 import os
@@ -10,12 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import carried_out, opened
 
-from pipeline import assignments, rounds
 from pipeline.settings.config import load_run
 from pipeline.tables import store
-from pipeline.tables.run_folder import open_run
-from pipeline.workers.in_process import PLAIN
 from tests.pipeline.test_rounds import RUN_FILE, SMALL, table
 
 ROOT = Path(__file__).parents[3]
@@ -40,12 +38,12 @@ def stored_when_reported(process, at_least):
     raise AssertionError("the run ended before its first sweep got that far")
 
 
-def generators(process):
-    """Worker processes that run the Generate stage, by the title that Ray gives them."""
+def workers(process):
+    """The processes of the run's actors, by the title that Ray gives them."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if "Generate" in " ".join(child.cmdline()):
+            if "ray::Worker" in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
@@ -53,21 +51,18 @@ def generators(process):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    config = load_run(Path(RUN_FILE), [f"runs={tmp_path_factory.mktemp('plain')}", *OVERRIDES])
-    run_dir = open_run(config)
-    rounds.selftrain(config, assignments.load_combinations(config), run_dir, PLAIN, lambda *_: None)
-    return run_dir
+def in_process(tmp_path_factory):
+    return carried_out(opened(load_run(Path(RUN_FILE), [f"runs={tmp_path_factory.mktemp('plain')}", *OVERRIDES])))
 
 
 @pytest.mark.slow
-def test_a_run_whose_actor_and_driver_were_killed_equals_the_plain_loop(plain, tmp_path):
-    """SIGKILL to a generator during the first sweep, then to the driver, then the same command: every
-    candidate once, and every image, score and selection as the plain loop made them without Ray."""
+def test_a_run_whose_actor_and_driver_were_killed_equals_one_in_process(in_process, tmp_path):
+    """SIGKILL to every worker during the first sweep, then to the driver, then the same command: every
+    candidate once, and every image, score and selection as a run without Ray made them."""
     run_dir = tmp_path / "miniature"
     process = start(tmp_path)
     stored = stored_when_reported(process, 1)
-    actors = generators(process)
+    actors = workers(process)
     for actor in actors:
         actor.kill()
     assert actors
@@ -78,7 +73,7 @@ def test_a_run_whose_actor_and_driver_were_killed_equals_the_plain_loop(plain, t
     assert finished.returncode == 0, finished.stderr
     ids = store.read(run_dir, "candidates")["candidate_id"].to_pylist()
     assert len(ids) == len(set(ids)) == 2 * (8 + 2)
-    for ours, theirs in zip(table(run_dir), table(plain), strict=True):
+    for ours, theirs in zip(table(run_dir), table(in_process), strict=True):
         assert ours.equals(theirs)
     assert "report.html" in finished.stdout
     assert (run_dir / "report.html").stat().st_size > 10_000
@@ -89,8 +84,54 @@ def test_a_run_whose_actor_and_driver_were_killed_equals_the_plain_loop(plain, t
 @pytest.mark.slow
 def test_gpus_that_are_not_there_are_bad_input_and_leave_nothing(tmp_path):
     """One line, exit status 2, no run folder."""
-    finished = subprocess.run(command(tmp_path, "cluster.generate.gpus=64"), cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command(tmp_path, "cluster.workers.gpus=64"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
-    assert "cluster.generate.gpus = 64" in line
+    assert "cluster.workers.gpus = 64" in line
     assert not list(tmp_path.iterdir())
+
+
+NODES = """
+import os, sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150_000_000, "include_dashboard": False})
+stays, goes = (cluster.add_node(num_cpus=1, object_store_memory=150_000_000) for _ in range(2))
+os.environ["RAY_ADDRESS"] = cluster.address
+from jobs.driver import say, started
+from pipeline.carry_out import carry_out
+from pipeline.ready import open_folder, ready
+from pipeline.settings.config import load_run
+
+config = load_run(Path(sys.argv[1]), [*sys.argv[3:], "cluster.address=auto"])
+when, left = sys.argv[2], [goes]
+
+def progress(label, done, total):
+    print(label, done, total, flush=True)
+    if label.startswith(when) and done >= 1 and left:
+        cluster.remove_node(left.pop(), allow_graceful=False)
+
+run = ready(config)
+with started(config.cluster) as (do, start):
+    start()
+    open_folder(run)
+    carry_out(run, do, progress)
+assert not left, "the run was over before its node went"
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["fit", "round 0 sweep"])
+def test_a_run_whose_node_goes_ends_like_an_undisturbed_one(tmp_path, when):
+    """Two nodes with a worker each and two pairs, so that both work; one node is removed without a word. The other ends the run."""
+    pairs = "combinations=[jobs/configs/miniature/two_dogs,jobs/configs/miniature/tuning/cat_and_bear_tuning]"
+    few = [*SMALL, "method.steps=30", "rounds=0", pairs]
+    expected = carried_out(opened(load_run(Path(RUN_FILE), [f"runs={tmp_path / 'alone'}", *few])))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-c", NODES, RUN_FILE, when, f"runs={tmp_path / 'nodes'}", *few]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    for ours, theirs in zip(table(tmp_path / "nodes" / "miniature"), table(expected), strict=True):
+        assert ours.equals(theirs)

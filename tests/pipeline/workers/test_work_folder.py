@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import quiet
 
+from mudi.adapter_folder import work_folder
 from mudi.fit import FitSettings
 from mudi.options import RetrainSettings
 from mudi.retrain import retrain
-from mudi.work_folder import work_folder
 from pipeline import assignments
-from pipeline.workers.fit_job import run_job
+from pipeline.workers.fit_job import fit
+from pipeline.workers.loaded import Loaded
 from tests.pipeline.test_rounds import small_run
 
 pytestmark = pytest.mark.slow
@@ -23,10 +25,14 @@ def every_two_steps(monkeypatch):
     monkeypatch.setitem(FitSettings.__init__.__kwdefaults__, "checkpoint_every", 2)
 
 
+def run_job(job, report=quiet):
+    return fit(Loaded("cpu", 1), job, report)
+
+
 def the_fit(folder):
     """The first fit, six steps, of a run in `folder`."""
-    config, combinations, run_dir = small_run(folder)
-    (job,) = assignments.first_fits(config, run_dir, combinations)
+    run = small_run(folder)
+    (job,) = assignments.first_fits(run.config, run.run_dir, run.combinations)
     return job
 
 
@@ -54,11 +60,11 @@ def contents(out_dir):
 def test_a_killed_fit_keeps_its_checkpoints_and_a_finished_one_none(every_two_steps, tmp_path):
     """Killed after step 5 of 6: steps 2 and 4 are there. Ended, the adapter equals an undisturbed one's and stands alone but for
     the note of its cost."""
-    whole, job = run_job(the_fit(tmp_path / "whole"), "cpu"), the_fit(tmp_path / "killed")
+    whole, job = run_job(the_fit(tmp_path / "whole")), the_fit(tmp_path / "killed")
     with pytest.raises(KeyboardInterrupt):
-        run_job(job, "cpu", killed_after(5))
+        run_job(job, killed_after(5))
     assert {path.name for path in work_folder(Path(job.out_dir)).iterdir()} == {"step-0000002.safetensors", "step-0000004.safetensors"}
-    adapter = run_job(job, "cpu")
+    adapter = run_job(job)
     assert contents(adapter.path) == contents(whole.path)
     assert beside(adapter.path) == {adapter.path.name, f"{adapter.path.name}.cost.json"}
 
@@ -68,19 +74,19 @@ def test_a_start_killed_between_storing_and_clearing_is_cleared_by_the_next_with
     job = the_fit(tmp_path)
     out_dir = Path(job.out_dir)
     with pytest.raises(KeyboardInterrupt):
-        run_job(job, "cpu", killed_after(5))
+        run_job(job, killed_after(5))
     kept = shutil.copytree(work_folder(out_dir), tmp_path / "kept")
-    adapter = run_job(job, "cpu")
+    adapter = run_job(job)
     stored = contents(out_dir)
     for neighbour in (work_folder(out_dir), out_dir.with_name(f".{out_dir.name}.12345.part")):
         shutil.copytree(kept, neighbour)
-    assert run_job(job, "cpu", never) == adapter
+    assert run_job(job, never) == adapter
     assert contents(out_dir) == stored
     assert beside(out_dir) == {out_dir.name, f"{out_dir.name}.cost.json"}
 
 
 def test_a_refit_keeps_no_checkpoint_either(every_two_steps, miniature, two_dogs, tmp_path):
-    start = run_job(the_fit(tmp_path), "cpu")
+    start = run_job(the_fit(tmp_path))
     images = [np.random.default_rng(number).integers(0, 255, (48, 48, 3), dtype=np.uint8) for number in range(2)]
     arguments = (miniature, two_dogs, start, images, ["a red dog"] * 2, RetrainSettings(steps=5, accumulation=1), tmp_path / "refit", 1, 0)
     with pytest.raises(KeyboardInterrupt):

@@ -7,10 +7,10 @@ from mudi.methods import METHODS
 from mudi.methods.cones2 import Cones2
 from mudi.methods.mudi import MuDI
 from pipeline import arms, assignments
-from pipeline.settings import method_sampling
 from pipeline.settings.benchmark_config import load_benchmark
-from pipeline.settings.config import Sampling, config_hash, load_run
-from pipeline.settings.run_file import read_values
+from pipeline.settings.config import config_hash, load_run
+from pipeline.settings.run_file import read_source
+from pipeline.settings.sampling_keys import BatchedSampling, checked_sampling
 
 RUN = """
 name: small
@@ -65,9 +65,8 @@ def test_what_a_run_file_says_stays_as_it_is(run):
 
 def test_mudi_draws_as_before_and_the_keys_defaults_are_its_own(run):
     config = run("method: {name: mudi}\nsampling: {steps: 9}")
-    assert config.sampling == Sampling(steps=9)
-    assert assignments.sampling_value("sampling", Sampling()) == MuDI().sampling
-    assert method_sampling.of_run(config) == config
+    assert config.sampling == BatchedSampling(steps=9)
+    assert checked_sampling("sampling", BatchedSampling().keys) == MuDI().sampling
 
 
 def test_an_arm_draws_as_its_method_where_neither_it_nor_the_file_says_otherwise(arms_of):
@@ -104,7 +103,7 @@ def test_a_benchmark_without_sampling_draws_plainly_but_for_what_methods_have_be
 def test_shipped_files_say_what_they_draw_with():
     """Nothing is added to any arm of them, so that their stored runs go on."""
     for path in sorted((ROOT / "jobs/configs").glob("benchmark_*.yaml")):
-        written = read_values(path)["methods"]
+        written = read_source(path).values["methods"]
         assert {label: arm.sampling for label, arm in load_benchmark(path).methods.items()} == {
             label: arm.get("sampling", {}) for label, arm in written.items()
         }, path.name

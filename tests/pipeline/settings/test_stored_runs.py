@@ -1,0 +1,75 @@
+"""Stored runs and benchmarks go on: what their hashes are made of stays as it was when they were stored."""
+
+import json
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+from pipeline import arms
+from pipeline.settings.benchmark_config import BenchmarkConfig, benchmark_hash, drawing, load_benchmark, load_plan
+from pipeline.settings.config import RunConfig, config_hash, deciding, load_run
+
+CONFIGS = ROOT / "jobs" / "configs"
+# Of the files in CONFIGS on workers of one thread without a GPU: a run of one of them is in somebody's folder under this hash.
+HASHES = {
+    "benchmark_composition.yaml": "a420f6a44b752fabe61456aa775a68afbf36e3bcca8175f011fc25bb264e695c",
+    "benchmark_composition_tuning.yaml": "404bda6a5c9767751bc5cd77a40a82b512e0256d0079eecdf863df7f98b73a6e",
+    "benchmark_mcp.yaml": "67797e642259b189c73e790b0f4f521f86650edb983d42afb087baa5a8fd778b",
+    "benchmark_mcp_miniature.yaml": "7dbdd181afd56ce938c32d9045e2ffb607a9c88935d54fe5314ada97afabaf9c",
+    "benchmark_miniature.yaml": "df4d228819780ea6d58904e2c08239dc4c35e24e4b734a122e532d6828625d06",
+    "benchmark_mudi.yaml": "1b828b83130ffbb48393d736d37cf5ef0e45052b7d18d007d8c04cc3bff9e072",
+    "benchmark_smoke.yaml": "8ad0a939fdbf3355ee34a1aaf8d99be0ed2c2af94d9685260149bab704c67cf6",
+    "benchmark_tuning.yaml": "944e87da16be002b84965169bcddf8ec806454ec0bc0872b64c8786703bd7849",
+    "miniature.yaml": "c4fde38b6b73bf557eb1a99bca4924dfea4ee5ee0a82830faeb5121fdfd4935a",
+    "sdxl.yaml": "d666a6d011351b1de30c3ec5ceefd75f8a3642e8d879c98d73b26889cf1edf3f",
+}
+
+
+def hash_of(config: RunConfig | BenchmarkConfig) -> str:
+    return config_hash(config) if isinstance(config, RunConfig) else benchmark_hash(config)
+
+
+def test_every_shipped_file_has_its_hash():
+    assert {path.name: hash_of(load_plan(path, ["cluster={}"])) for path in sorted(CONFIGS.glob("*.yaml"))} == HASHES
+
+
+@pytest.mark.parametrize(
+    ("override", "sha256"),
+    [
+        ("sampling.layout=given", "47a162f46281269c07049950a1ae2f6a5089e59946c8bb70aeccf607d4d0da31"),
+        ("sampling={}", "b21239c51de990127382a8cabba9f0e4a81850acf49cd196318ee3121e225ffd"),
+        (
+            "sampling={layout: given, layout_guidance: {levels: [1, 2], steps: null, weight: 1}}",
+            "02ea7f6d8a3fdfe82c7850e6293c8b0ea2f75cec1c7529c921e24c0d74f4560c",
+        ),
+        ("retrain={kl_weight: 0, learning_rate: 1}", "4d1de4a4a52db2a0d8fa669023ac9edd7913d1d1e50e7a0ecf3be0965dab23ed"),
+        ("method={name: cones2}", "8548b8f3aec42c17967e3988eec9e23b9318ed272dc24899f0dfc086a8202390"),
+    ],
+)
+def test_a_key_that_is_said_has_its_hash(override, sha256):
+    """Later keys, nested ones, whole numbers for fractions, and what the method says."""
+    assert config_hash(load_run(CONFIGS / "miniature.yaml", [override])) == sha256
+
+
+@pytest.mark.parametrize("name", ["stored_selftrain.json", "stored_benchmark.json"])
+def test_a_stored_run_is_recognised(name, monkeypatch):
+    """run.json, whose `overrides` made it from `file`."""
+    monkeypatch.chdir(ROOT)
+    stored = json.loads((ROOT / "tests/data" / name).read_text())
+    config = load_plan(Path(stored["file"]), stored["overrides"])
+    dump = config.model_dump(mode="json")
+    fixed = deciding if isinstance(config, RunConfig) else drawing
+    assert fixed(stored["config"]) == fixed(dump)
+    assert stored["config"].get("methods") == dump.get("methods")
+    assert stored["config_sha256"] == hash_of(config)
+    read = type(config).model_validate_json(json.dumps({**stored["config"], "cluster": {}}))
+    assert hash_of(read) == stored["config_sha256"]
+
+
+def test_a_refit_keeps_its_folder():
+    """Its digits follow from the refit, the pool's sampling and prompts, and the score."""
+    config = load_benchmark(CONFIGS / "benchmark_miniature.yaml")
+    resolved = arms.resolve(config)
+    folder = arms.adapter_folder(Path("run"), config, resolved, resolved["top"], "two_dogs_a", 0)
+    assert folder.name == "mudi-26143ed9e42c-fit=0-refit-6efa060e169c"
