@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from mudi.adapter_folder import work_folder
 from mudi.adapter_size import Architecture, gram_bytes, known_architecture
 from mudi.options import Sampling
-from mudi.passes import Work, refit_work
+from mudi.passes import Work, calls_of, refit_work, rows_of
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
-from mudi.work_folder import work_folder
 from pipeline import arms as planning
 from pipeline.carry_out import phases_of
 from pipeline.class_priors import FOLDER, needs_of
@@ -143,19 +143,6 @@ def _steps_behind(job: FitJob) -> int:
     place = place_of(job)
     folders = (work_folder(place), work_folder(work_folder(Path(job.out_dir)) / place.name))
     return max((int(path.stem.removeprefix("step-")) for folder in folders for path in folder.glob("step-*.safetensors")), default=0)
-
-
-def calls_of(sampling: Sampling) -> int:
-    """Predictions for one chunk: its steps, and those that guidance by layout does again."""
-    guidance = sampling.layout_guidance
-    if guidance is None:
-        return sampling.steps
-    return sampling.steps + guidance.recurrence * min(sampling.steps, guidance.steps or sampling.steps)
-
-
-def rows_of(sampling: Sampling) -> int:
-    """UNet rows of one picture on one path."""
-    return calls_of(sampling) * (1 if sampling.guidance == 1 else 2)
 
 
 def _drawing(images: str, pictures: int, batch: int, sampling: Sampling, paths: int, *, done: bool) -> dict:

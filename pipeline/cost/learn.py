@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +14,7 @@ from pipeline.cost.calibration import PNG, Rate, scorer_names
 from pipeline.cost.count import Workload, workload_of
 from pipeline.cost.price import workers_at_once
 from pipeline.ready import Ready
+from pipeline.tables.journal import read_events
 from pipeline.tables.read import read_file
 from pipeline.workers.fit_job import read_cost
 
@@ -42,7 +42,7 @@ def measure(run: Ready, before: Workload, since: float, found: Measured) -> Meas
 
     The first chunks, one a worker, also load models, so they tell nothing where there are others.
     """
-    workers, log = workers_at_once(run.config.cluster), _events(run.run_dir, since)
+    workers, log = workers_at_once(run.config.cluster), read_events(run.run_dir, since)
     _fits(before, found)
     _chunks(run, since, found, workers)
     recipes = {task.place: task for task in before.tasks("priors")}
@@ -102,7 +102,7 @@ def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
     # Chunks are named after the adapters that draw them, so only afterwards is known which are which.
     for phase in workload_of(run).phases:
         tasks = {task.place: task for task in phase.tasks if task.stage == "draw"}
-        for event in _events(phase.run_dir, since) if tasks else ():
+        for event in read_events(phase.run_dir, since) if tasks else ():
             match event:
                 case {"event": "chunk", "chunk": str(chunk), "seconds": {"began": float(began), "generate": _, "detect": _, "compare": _}}:
                     chunks += [(began, chunk, phase.run_dir, tasks[chunk], event["seconds"])] if chunk in tasks else []
@@ -117,16 +117,3 @@ def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
             found.add(PNG, task.whole["images"], path.stat().st_size)
             device = read_file(run_dir / "candidates" / path.relative_to(run_dir / "images"), ["device"])["device"]
             found.devices |= set(device.to_pylist())
-
-
-def _events(run_dir: Path, since: float) -> list[dict]:
-    """The events of a log since a clock time; a line that cannot be read is no event."""
-    log, found = run_dir / "events.jsonl", []
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else ():
-        try:
-            event = json.loads(line)
-            if event["event"] and datetime.fromisoformat(event["time"]).timestamp() >= since:
-                found.append(event)
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.arms import pool_dir
-from pipeline.carry_out import carry_out
+from pipeline.carry_out import carry_out, phases_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Rate
 from pipeline.cost.count import workload_of
 from pipeline.cost.learn import Measured, measure, rates_of
-from pipeline.phases import Choice
+from pipeline.phases import Choice, Judgements, listed, unjudged
 from pipeline.ready import Config, Ready, open_folder, ready
 from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.settings.prompt_file import evaluation_prompts, templates_of, training_prompts
@@ -86,8 +86,12 @@ def _of_selftraining(run: Ready, key: str, steps: int, pictures: int) -> dict[st
 
 def _of_benchmark(run: Ready, key: str, steps: int, pictures: int) -> dict[str, object]:
     config = run.config
-    # Metrics are measured together: those that a stored picture lacks, or all.
-    values = {"prompts": evaluation_prompts(config, key)[:1], "images": pictures, "fits": 1, "tables": [], "claims": []}
+    lacking = {
+        name for phase in listed(phases_of(run)) if isinstance(phase, Judgements) for names in unjudged(phase).values() for name in names
+    }
+    # Metrics are measured together, as the run will compute them: those that some picture lacks, or all.
+    metrics = [name for name in config.metrics if name == DRAWN_WITH or name in lacking or not lacking]
+    values = {"prompts": evaluation_prompts(config, key)[:1], "images": pictures, "metrics": metrics, "fits": 1, "tables": [], "claims": []}
     if any(arm.refit for arm in config.methods.values()):
         values["training_prompts"] = training_prompts(config, key)[:1]
     for label, arm in config.methods.items():
