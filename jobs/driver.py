@@ -29,16 +29,17 @@ def drive(config: Any) -> Driven:
 
     The run's lock and all that a start refuses come before Ray and before any weights. A run with nothing left starts no worker.
     """
-    from pipeline.carry_out import carry_out, phases_of
-    from pipeline.cost.forecast import close_plan, plan_now, timed
-    from pipeline.phases import is_anything_left
     from pipeline.ready import open_folder, ready
-    from pipeline.tables.run_folder import sole_driver
-    from pipeline.workers.memory import peak_memory
 
     began = time.perf_counter()
     config = on_the_cluster_of_this_job(config)
     run = ready(config)
+    from pipeline.carry_out import carry_out, phases_of
+    from pipeline.cost.forecast import close_plan, plan_now, timed
+    from pipeline.phases import is_anything_left
+    from pipeline.tables.run_folder import sole_driver
+    from pipeline.workers.memory import peak_memory
+
     with ExitStack() as stack:
         there = (run.run_dir / "run.json").is_file()
         if there:

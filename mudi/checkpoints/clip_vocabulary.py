@@ -3,8 +3,10 @@
 import gzip
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import CLIPTokenizer
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 CONTEXT = 77
 MERGES = 48_894
@@ -13,12 +15,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 PADS = {49_407: END, 0: "!"}
 
 
-def clip_tokenizer(pad_token: str = END) -> CLIPTokenizer:
+def clip_tokenizer(pad_token: str = END) -> "CLIPTokenizer":
     """The tokenizer of CLIP and of SDXL: 49,408 entries, start 49406, end 49407, 77 tokens.
 
     pad_token: SDXL's first tokenizer pads with the end token, its second with "!", which is entry 0.
     The entries are the 256 bytes, the same at the end of a word, one for each merge, and the two marks.
     """
+    from transformers import CLIPTokenizer
+
     merges = _merges()
     alphabet = _byte_characters()
     entries = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges), START, END]

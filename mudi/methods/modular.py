@@ -226,8 +226,10 @@ def composed(preset: Modular, /, **values: object) -> Modular:
 
 def _laid_over(place: str, own: Part, given: object, choices: Mapping[str, type[Part]]) -> Part:
     """The part that `given`, a mapping, makes of the preset's; a value that is a part is taken as it is."""
-    if not isinstance(given, Mapping):
+    if type(given) in choices.values():
         return given
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{place} = {given!r}: a part is a mapping; write {place}: {{name: NAME}} with one of {', '.join(choices)}")
     name, values = given.get("name", own.name), {key: value for key, value in given.items() if key != "name"}
     if name not in tuple(choices):
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(map(repr, choices))}")

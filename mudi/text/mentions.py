@@ -40,3 +40,11 @@ def places(text: str, phrases: Sequence[str]) -> list[tuple[int, int] | None]:
         raise ValueError(f"the phrase {phrases[wanted.index([])]!r} holds no word; name the subject by its class")
     found = in_turn([word[0] for word in words], wanted)
     return [None if place is None else (words[place[0]].start(), words[place[-1]].end()) for place in found]
+
+
+def token_id(tokenizer, word: str) -> int:
+    """The one token of an identifier; ValueError if it is none or several: a row can stand for one token only."""
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise ValueError(f"identifier {word!r} is {len(ids)} tokens; learning its row needs one token, such as olis, hta, ult, amg or lun")
+    return ids[0]

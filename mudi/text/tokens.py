@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mudi.backbone import Backbone
+from mudi.text.mentions import token_id
 
 # Identifier -> encoder -> its row (D,).
 Rows = dict[str, dict[str, torch.Tensor]]
@@ -29,14 +30,6 @@ class PersonalRows(nn.Module):
         own = token_ids[..., None] == self.ids
         trained = (own.to(self.rows.dtype) @ self.rows).to(self.base.weight.dtype)
         return torch.where(own.any(-1, keepdim=True), trained, self.base(token_ids))
-
-
-def token_id(tokenizer, word: str) -> int:
-    """The one token of an identifier; ValueError if it is none or several: a row can stand for one token only."""
-    ids = tokenizer(word, add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        raise ValueError(f"identifier {word!r} is {len(ids)} tokens; learning its row needs one token, such as olis, hta, ult, amg or lun")
-    return ids[0]
 
 
 def attach_rows(backbone: Backbone, starts: Mapping[str, str | Mapping[str, torch.Tensor]]) -> None:

@@ -1,7 +1,6 @@
 """What looks wrong with a mask, in words, for a person to look at; needs no model."""
 
 import numpy as np
-from scipy import ndimage
 
 from mudi.augment import tight_box
 from mudi.records import Box
@@ -15,6 +14,8 @@ LEAST_OVERLAP = 0.5
 
 def doubts_about(mask: np.ndarray, box: Box | None = None) -> tuple[str, ...]:
     """What looks wrong with a mask, bool (H, W) with at least one true pixel, that should fill `box`; one sentence each."""
+    from scipy import ndimage
+
     doubts = []
     area = mask.mean()
     if not LEAST_AREA <= area <= LARGEST_AREA:

@@ -11,7 +11,7 @@ from mudi.layout import boxes_of, place, require_layouts
 from mudi.options import Sampling
 from mudi.personalization import Personalization
 from mudi.records import Combination
-from mudi.text.tokens import token_id
+from mudi.text.mentions import token_id
 
 # What diffusers takes where a UNet's settings do not name its middle.
 MIDDLE = {"mid_block_type": "UNetMidBlock2DCrossAttn"}

@@ -15,7 +15,9 @@ from pipeline.prepare.prepare import prepare
 from pipeline.prepare.record import printable
 from pipeline.prepare.text import summary
 from pipeline.prepare.writer import Writer, templates_writer
-from pipeline.workers.masks import in_this_process
+from pipeline.settings.config import Cluster, Slot
+from pipeline.workers.in_process import in_this_process
+from pipeline.workers.masks import MaskJob, mask_all
 
 
 @pytest.fixture(scope="module")
@@ -163,19 +165,17 @@ def test_a_users_text_is_inert_on_the_sheet(rendered, tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_makes_the_masks_that_a_plain_loop_makes(rendered, tmp_path):
+def test_ray_makes_the_masks_that_this_process_makes(rendered, tmp_path):
     """Ten photos in batches of at most eight, on one worker: the same bytes, boxes and doubts."""
-    from pipeline.settings.config import Cluster, Pool
-    from pipeline.workers.cluster import connected
-    from pipeline.workers.masks import MaskJob
-    from pipeline.workers.sweep import mask_all
+    from pipeline.workers.pool import on_ray
 
     jobs = [
         MaskJob(photo=str(path), query=key, box=(5.0, 5.0, 40.0, 40.0) if path.name.endswith("2.png") else None)
         for key, folder in bare(rendered).items()
         for path in sorted(folder.iterdir())
     ]
-    cluster = Cluster(address="local", cpus=2, detect=Pool(actors=1), max_failed_share=0.0)
-    with connected(cluster):
-        on_ray = mask_all(SETTINGS, jobs, silent, cluster)
-    assert on_ray == in_this_process(SETTINGS, jobs, silent)
+    made = []
+    for workers in (in_this_process(Cluster()), on_ray(Cluster(address="local", cpus=1, workers=Slot(count=1)), str)):
+        with workers as (do, _):
+            made.append(mask_all(do, SETTINGS, jobs, silent))
+    assert made[0] == made[1]
