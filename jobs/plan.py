@@ -22,6 +22,7 @@ Calibrate = Annotated[bool, typer.Option("--calibrate", help="Make the run very 
 
 def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = False) -> None:
     """Print counts, times, memory and disk of a run before it starts; only --calibrate writes, and only rates."""
+    print(f"reading {run_file} and its photos", file=sys.stderr, flush=True)
     from pipeline.cost import calibration
     from pipeline.cost.count import workload_of
     from pipeline.cost.price import price
@@ -41,9 +42,11 @@ def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = 
             # A refit carries two adapters on purpose.
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             device, rates = measured_by_short_runs(run, load, Path(scratch), lambda text: print(f"calibrating: {text}", file=sys.stderr))
-        print(f"calibration {calibration.store(config, calibration.find(config, device).with_rates(rates))}")
+        print(f"calibration {calibration.store(config, device, rates)}")
     stored, workload = calibration.calibrations(config), workload_of(run)
-    print_plan(run, workload, [price(config, workload, of_device) for of_device in stored], calibration.png_rate(stored))
+    # Pictures are as large on every device.
+    png = next((of_device.rates[calibration.PNG] for of_device in stored if calibration.PNG in of_device.rates), None)
+    print_plan(run, workload, [price(config, workload, of_device) for of_device in stored], png)
 
 
 if __name__ == "__main__":

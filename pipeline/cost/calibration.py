@@ -14,8 +14,8 @@ all its rates depend on (backbone, precision, resolution, threads), the rest sta
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mudi.adapter_size import known_architecture
@@ -42,10 +42,9 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The rates of one type of device, "cpu" or what a GPU calls itself, in the settings of one run file."""
+    """The rates of one type of device, "cpu" or what a GPU calls itself."""
 
     device: str
-    settings: Mapping
     rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
@@ -65,24 +64,15 @@ def calibrations(config: Config) -> list[Calibration]:
 
 def find(config: Config, device: str) -> Calibration:
     """The stored calibration of a type of device, or an empty one."""
-    stored = {calibration.device: calibration for calibration in calibrations(config)}
-    return stored.get(device) or Calibration(device=device, settings=settings_of(config))
+    return next((stored for stored in calibrations(config) if stored.device == device), Calibration(device=device))
 
 
-def add(config: Config, device: str, rates: Mapping[str, Rate]) -> Path:
+def store(config: Config, device: str, rates: Mapping[str, Rate]) -> Path:
     """Writes these rates, beside those of other names that are stored already, by rename, and returns the file."""
-    known = find(config, device)
-    return store(config, replace(known, rates={**known.rates, **rates}))
-
-
-def store(config: Config, calibration: Calibration) -> Path:
-    """Writes a calibration by rename and returns its file."""
-    slug = re.sub(r"[^a-z0-9]+", "-", calibration.device.lower()).strip("-")
-    rates = {name: asdict(rate) for name, rate in sorted(calibration.rates.items())}
-    content = {"version": VERSION, "device": calibration.device, "settings": calibration.settings, "rates": rates}
-    folder = run_folder(config.runs, FOLDER)
-    folder.mkdir(parents=True, exist_ok=True)
-    return publish(folder, f"{slug}-{_digest(calibration.settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
+    slug, settings = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-"), settings_of(config)
+    together = {name: asdict(rate) for name, rate in sorted({**find(config, device).rates, **rates}.items())}
+    content = {"version": VERSION, "device": device, "settings": settings, "rates": together}
+    return publish(run_folder(config.runs, FOLDER), f"{slug}-{_digest(settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
 
 
 def scorer_names(config: Config) -> tuple[str, str]:
@@ -97,11 +87,6 @@ def judge_name(config: Config, *metrics: str) -> str:
     return f"judge {' + '.join(sorted(metrics))} {' '.join(used)}".strip()
 
 
-def png_rate(stored: Sequence[Calibration]) -> Rate | None:
-    """How large a PNG is, from any device: pictures do not depend on it."""
-    return next((of_device.rates[PNG] for of_device in stored if PNG in of_device.rates), None)
-
-
 def _digest(settings: Mapping) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -114,4 +99,4 @@ def _read(path: Path) -> Calibration:
         rates = {name: Rate(**rate) for name, rate in content["rates"].items()}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no calibration ({error}); remove it and run `mudi plan` with --calibrate") from None
-    return Calibration(device=content["device"], settings=content["settings"], rates=rates)
+    return Calibration(device=content["device"], rates=rates)

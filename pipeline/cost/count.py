@@ -1,38 +1,32 @@
 """What a run asks for, counted from its list of phases, and how much of it is there already.
 
-UNet passes are counted in rows: one picture once through the network. Guidance doubles them, DCO and the KL term add a pass without
-gradients to each training row, a refit measures its drift at the end. Nothing is written and no weights are read.
+UNet passes are counted in rows: one picture once through the network. Nothing is written and no weights are read.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from mudi.adapter_folder import work_folder
 from mudi.adapter_size import Architecture, gram_bytes, known_architecture
 from mudi.options import Sampling
 from mudi.passes import Work, calls_of, refit_work, rows_of
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
-from pipeline import arms as planning
 from pipeline.carry_out import phases_of
 from pipeline.class_priors import FOLDER, needs_of
 from pipeline.cost.calibration import judge_name
-from pipeline.phases import Draws, Fits, Judgements, Phase, Priors, is_fitted, listed, undrawn, unjudged
+from pipeline.phases import Draws, Fits, Judgements, Priors, is_fitted, listed, undrawn, unjudged
 from pipeline.ready import Ready
 from pipeline.settings.benchmark_config import BenchmarkConfig
-from pipeline.workers.fit_job import FitJob, folders_alone, options_of, place_of
+from pipeline.workers.fit_job import FitJob, folders_alone, options_of, place_of, steps_behind
 
-LEFT_OUT = (
-    "headers and manifests of files, what earlier runs drew or collected beside subjects' fits, candidates that fail, and models that "
-    "a worker loads while others work"
-)
+LEFT_OUT = "headers of files, what lies beside subjects' fits already, candidates that fail, models that load while others work"
+ROWS = "UNet rows forward"
 PRIORS = "class priors"  # the phase, and the owner of what no arm owns alone
 
-# Sums by name. Of a plan's table: "fits" of adapters of combinations, "steps", "examples" in training pictures with priors, "forward" and
-# "backward" in rows of the UNet, "prior images", "images", "denoising steps", which guidance does not double. Beside it: "scores" of
-# pictures by further metrics, "adapter bytes", "grams" of subjects and "gram bytes", "own images" that subjects' own fits draw.
+# Sums by name. A plan's table: "fits" of combinations, "steps", "examples" in training pictures with priors, ROWS, "backward", "prior
+# images", "images", "denoising steps", which guidance does not double. Beside it: "scores" by further metrics, "adapter bytes", "grams"
+# of subjects, "gram bytes", "own images" that subjects' own fits draw, and "priors at most", at which a run gives up.
 Counts = Counter[str]
 
 
@@ -40,11 +34,11 @@ Counts = Counter[str]
 class Task:
     """A fit, a chunk, a batch of class priors, or the further metrics of a chunk.
 
-    kind: the name of its rate; `units` are left of it, in steps, calls of the UNet or pictures. place: the adapter's folder or the
-    chunk's id. share: of a whole chunk. begun: whether a fit goes on from a checkpoint. trained: numbers at once.
+    stage: "fit", "draw", "priors" or "judge". kind: the name of its rate; `units` of it are left: steps, calls of the UNet or pictures.
+    place: the adapter's folder or the chunk's id. share: of a whole chunk. begun: from a checkpoint. trained: numbers at once.
     """
 
-    stage: Literal["priors", "fit", "draw", "judge"]
+    stage: str
     owner: str
     kind: str
     place: str
@@ -59,20 +53,18 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """A phase as tasks, which go side by side; `run_dir` has the tables of its chunks. most: class priors drawn before a run gives up."""
+    """A phase as tasks, which go side by side; `run_dir` has the tables of its chunks."""
 
     name: str
     tasks: tuple[Task, ...]
     run_dir: Path
-    most: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """All that a run asks for. `shared`: cells of a benchmark that use another arm's adapter."""
+    """All that a run asks for."""
 
     phases: tuple[Counted, ...]
-    shared: int
     architecture: Architecture
 
     def tasks(self, *stages: str) -> list[Task]:
@@ -82,32 +74,25 @@ class Workload:
 
 def workload_of(run: Ready) -> Workload:
     """Everything that the run asks for, with what its folder has marked as done."""
-    architecture, seen = known_architecture(run.config.models.backbone), set()
-    counted = (_counted(run, phase, architecture, seen) for phase in listed(phases_of(run)))
-    return Workload(phases=tuple(phase for phase in counted if phase.tasks), shared=_shared(run), architecture=architecture)
+    architecture, seen, phases = known_architecture(run.config.models.backbone), set(), []
+    for phase in listed(phases_of(run)):
+        tasks: list[Task] = []
+        match phase:
+            case Priors():
+                tasks = _class_priors(run, phase)
+            case Fits():
+                tasks = [_fit(run, job, architecture, seen) for job in phase.jobs]
+            case Draws():
+                tasks = _draws(run, phase)
+            case Judgements():
+                tasks = _judgements(run, phase)
+        phases += [Counted(name=phase.name, tasks=tuple(tasks), run_dir=getattr(phase, "run_dir", run.run_dir))] if tasks else []
+    return Workload(phases=tuple(phases), architecture=architecture)
 
 
 def total(tasks: Iterable[Task], *, whole: bool = True) -> Counts:
     """The sum of everything, or of what is not there yet."""
-    counts: Counts = Counter()
-    for task in tasks:
-        counts.update(task.whole if whole else task.left)
-    return counts
-
-
-def _counted(run: Ready, phase: Phase, architecture: Architecture, seen: set) -> Counted:
-    match phase:
-        case Priors():
-            return _class_priors(run, phase)
-        case Fits():
-            tasks = tuple(_fit(run, job, architecture, seen) for job in phase.jobs)
-        case Draws():
-            tasks = _draws(run, phase)
-        case Judgements():
-            tasks = _judgements(run, phase)
-        case _:
-            tasks = ()
-    return Counted(name=phase.name, tasks=tasks, run_dir=getattr(phase, "run_dir", run.run_dir))
+    return sum((task.whole if whole else task.left for task in tasks), Counter())
 
 
 def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task:
@@ -122,11 +107,11 @@ def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task
     once = {(place, thing.name): thing for thing in work.once for place in places if (place, thing.name) not in seen}
     seen.update(once)
     trained, size = method.adapter_numbers(architecture, combination, alone)
-    made: Counts = Counter({"fits": not job.alone, "adapter bytes": size, "forward": sum(thing.forward for thing in once.values())})
+    made: Counts = Counter({"fits": not job.alone, "adapter bytes": size, ROWS: sum(thing.forward for thing in once.values())})
     made["own images"] = sum(thing.pictures for thing in once.values())
     if grams := sum(thing.gram for thing in once.values()):
         made.update({"grams": grams, "gram bytes": grams * gram_bytes(architecture.unet, method.lora_targets)})
-    done, behind = is_fitted(job), _steps_behind(job)
+    done, behind = is_fitted(job), steps_behind(job)
     left = max(0, work.steps - behind)
     return Task(
         stage="fit", owner=owner, kind=work.kind, place=str(place_of(job)), whole=made + _trained(work), done=done, begun=behind > 0,
@@ -135,25 +120,18 @@ def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task
 
 
 def _trained(work: Work) -> Counts:
-    return Counter(steps=work.steps, examples=work.backward, backward=work.backward, forward=work.forward)
-
-
-def _steps_behind(job: FitJob) -> int:
-    """Steps in a checkpoint of the fit; a subject's own keeps them with the combination that it is made for."""
-    place = place_of(job)
-    folders = (work_folder(place), work_folder(work_folder(Path(job.out_dir)) / place.name))
-    return max((int(path.stem.removeprefix("step-")) for folder in folders for path in folder.glob("step-*.safetensors")), default=0)
+    return Counter(steps=work.steps, examples=work.backward, backward=work.backward, **{ROWS: work.forward})
 
 
 def _drawing(images: str, pictures: int, batch: int, sampling: Sampling, paths: int, *, done: bool) -> dict:
     """How a task draws so many pictures of a `batch`; `kind` has the words that decide the seconds of a call of the UNet."""
     told = {"guided": sampling.guidance != 1, "shifted": sampling.gamma, "by layout": sampling.layout_guidance, f"paths={paths}": paths > 1}
-    whole = Counter({images: pictures, "forward": pictures * rows_of(sampling) * paths, "denoising steps": pictures * sampling.steps})
+    whole = Counter({images: pictures, ROWS: pictures * rows_of(sampling) * paths, "denoising steps": pictures * sampling.steps})
     kind = " ".join([f"draw batch={batch}", *(word for word, holds in told.items() if holds)])
     return {"kind": kind, "whole": whole, "left": Counter() if done else whole, "units": calls_of(sampling) * paths, "done": done}
 
 
-def _draws(run: Ready, phase: Draws) -> tuple[Task, ...]:
+def _draws(run: Ready, phase: Draws) -> list[Task]:
     batch, left, tasks = run.config.sampling.batch, {chunk.chunk_id for chunk in undrawn(phase)}, []
     for chunk in phase.chunks:
         owner, pictures = chunk.keys[0].method, len(chunk.keys)
@@ -161,38 +139,35 @@ def _draws(run: Ready, phase: Draws) -> tuple[Task, ...]:
         paths = method.paths(phase.settings.combinations[chunk.combination])
         drawing = _drawing("images", pictures, batch, method.sampling, paths, done=chunk.chunk_id not in left)
         tasks.append(Task(stage="draw", owner=owner, place=chunk.chunk_id, share=pictures / batch, **drawing))
-    return tuple(tasks)
+    return tasks
 
 
-def _class_priors(run: Ready, phase: Priors) -> Counted:
+def _class_priors(run: Ready, phase: Priors) -> list[Task]:
     """Batches that give enough if every picture shows its class; what lies beside the runs is done, whoever drew it."""
-    cluster, most, tasks = run.config.cluster.model_dump(mode="json"), 0, []
+    cluster, tasks = run.config.cluster.model_dump(mode="json"), []
     wanted = needs_of([job for job in phase.jobs if not is_fitted(job)], cluster)
     for recipe, need in needs_of(phase.jobs, cluster).items():
-        limit = most_batches(recipe, need)
-        most += limit * recipe.batch
-        kept = kept_by_batch(run.run_dir.parent / FOLDER / recipe.digest, limit)
-        todo = next_batches(kept, wanted.get(recipe, 0), recipe.batch, limit)
+        most = most_batches(recipe, need)
+        kept = kept_by_batch(run.run_dir.parent / FOLDER / recipe.digest, most)
+        todo = next_batches(kept, wanted.get(recipe, 0), recipe.batch, most)
         sampling = Sampling(steps=recipe.steps, guidance_scale=recipe.guidance_scale, gamma=0.0)
         for index in sorted({*range(-(-need // recipe.batch)), *todo}):
             drawing = _drawing("prior images", recipe.batch, recipe.batch, sampling, 1, done=index not in todo)
             tasks.append(Task(stage="priors", owner=PRIORS, place=recipe.digest, **drawing))
-    return Counted(name=PRIORS, tasks=tuple(tasks), run_dir=run.run_dir, most=most)
+        tasks[-1].whole["priors at most"] = most * recipe.batch
+    return tasks
 
 
-def _judgements(run: Ready, phase: Judgements) -> tuple[Task, ...]:
+def _judgements(run: Ready, phase: Judgements) -> list[Task]:
     lacking, tasks = unjudged(phase), []
     for chunk in phase.chunks if phase.metrics else ():
-        metrics = lacking.get(chunk.chunk_id, ())
-        counts = [Counter(scores=len(chunk.keys) * len(names)) for names in (phase.metrics, metrics)]
-        kind = judge_name(run.config, *(metrics or phase.metrics))
-        told = {"owner": chunk.keys[0].method, "place": chunk.chunk_id, "units": len(chunk.keys), "done": not metrics}
-        tasks.append(Task(stage="judge", kind=kind, whole=counts[0], left=+counts[1], **told))
-    return tuple(tasks)
-
-
-def _shared(run: Ready) -> int:
-    if not isinstance(run.config, BenchmarkConfig):
-        return 0
-    cells = [(arm, c.key, fit) for arm in run.arms.values() for c in run.combinations for fit in range(run.config.fits)]
-    return len(cells) - len({planning.adapter_folder(run.run_dir, run.config, run.arms, *cell) for cell in cells})
+        metrics, pictures = lacking.get(chunk.chunk_id, ()), len(chunk.keys)
+        told = {
+            "kind": judge_name(run.config, *(metrics or phase.metrics)),
+            "place": chunk.chunk_id,
+            "units": pictures,
+            "done": not metrics,
+        }
+        whole, left = Counter(scores=pictures * len(phase.metrics)), Counter(scores=pictures * len(metrics))
+        tasks.append(Task(stage="judge", owner=chunk.keys[0].method, whole=whole, left=left, **told))
+    return tasks

@@ -1,22 +1,28 @@
-"""The plan that is made when a run starts, held in the end against what the run took; what the run measured is kept as rates.
+"""The plan that is made when a run starts, held in the end against what the run took; what the run measured is kept as rates."""
 
-A run without a calibration has nothing to compare with. It measures all the same, so that the next plan has some.
-"""
-
+import json
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
 
+from mudi.prior_folder import MANIFEST
+from pipeline.class_priors import FOLDER
 from pipeline.cost import calibration
-from pipeline.cost.calibration import START, Rate
+from pipeline.cost.calibration import PNG, START, Rate, scorer_names
 from pipeline.cost.count import Workload, workload_of
-from pipeline.cost.learn import Measured, measure, rates_of
-from pipeline.cost.price import Price, price
+from pipeline.cost.price import Price, price, workers_at_once
 from pipeline.phases import Progress
 from pipeline.ready import Ready
 from pipeline.tables import journal
+from pipeline.tables.journal import read_events
+from pipeline.tables.read import read_file
+from pipeline.workers.fit_job import read_cost
 
 UNITS = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+MANY = 4  # From so many measurements on the quartiles stand for all of them: sums vary less than what is summed.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +64,19 @@ def timed(progress: Progress, planned: Planned) -> Progress:
 def close_plan(run: Ready, planned: Planned, seconds: float) -> str:
     """A line that holds the plan against the `seconds` that the run took until now; its own measurements are stored as rates."""
     began, left = time.time() - seconds, [task for task in planned.workload.tasks() if not task.done]
-    measured = measure(run, planned.workload, planned.began, Measured())
-    devices = measured.devices or {of_device.device for of_device in planned.prices if measured.pieces}
-    if not left or not devices:
-        return "nothing was left to fit or to draw: no plan to compare"
-    if len(devices) > 1:
-        return f"ran on several types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
+    if not left:
+        return "nothing was left to do: no plan to compare"
+    measured, source = measure(run, planned.workload, planned.began, Measured()), f"run {run.config.name}"
+    devices = measured.devices or {of_device.device for of_device in planned.prices if of_device.wall}
+    if len(devices) != 1:
+        return f"ran on {len(devices)} known types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
     (device,) = devices
-    rates = rates_of(measured, calibration.find(run.config, device).rates, f"run {run.config.name}")
+    rates = rates_of(measured, calibration.find(run.config, device).rates, source)
     first = min([*planned.fitting, *measured.began], default=None)
     # Class priors and metrics are noted when they are done, so a run that begins with them does not tell how long its start was.
     if first is not None and left[0].stage in ("fit", "draw"):
-        rates[START] = Rate(low=first - began, high=first - began, source=f"run {run.config.name}")
-    calibration.add(run.config, device, rates)
+        rates[START] = Rate(low=first - began, high=first - began, source=source)
+    calibration.store(run.config, device, rates)
     walls = [of_device.wall for of_device in planned.prices if of_device.device == device and of_device.wall]
     if not walls:
         return f"no plan was made before: nothing to compare; this run's rates are stored for the next plan on {device}"
@@ -98,3 +104,84 @@ def duration(wall: Sequence[float]) -> str:
 
 def _unit(high: float, units: Sequence[tuple[int, str]]) -> tuple[int, str]:
     return next((unit, name) for unit, name in units if high >= 1.5 * unit or unit == 1)
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """Name of a rate -> units and seconds of each piece of work; peaks of memory by name, devices, and when drawing first began."""
+
+    pieces: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    peaks: dict[str, int] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
+    began: list[float] = field(default_factory=list)
+
+
+def measure(run: Ready, before: Workload, since: float, found: Measured) -> Measured:
+    """What the run did since a clock time, when `before` was counted, added to `found`. The first chunks, one a worker, also load models,
+    so they tell nothing where there are others."""
+    for task in before.tasks("fit"):
+        if not task.done and (cost := read_cost(Path(task.place))) is not None:
+            found.devices.add(cost["device"])
+            # Of a fit that went on from a checkpoint the note tells only a part.
+            if not task.begun:
+                found.pieces[task.kind].append((task.units, cost["seconds"]))
+                found.peaks[task.kind] = max(cost["peak_bytes"], found.peaks.get(task.kind, 0))
+    workers, judged = workers_at_once(run.config.cluster), []
+    _chunks(run, since, found, workers)
+    recipes = {task.place: task for task in before.tasks("priors")}
+    for event in read_events(run.run_dir, since):
+        match event:
+            case {"event": "priors", "folder": str(folder), "batch": int(batch)} if folder in recipes:
+                noted = json.loads((run.run_dir.parent / FOLDER / folder / f"batch-{batch:04d}" / MANIFEST).read_text())
+                found.pieces[recipes[folder].kind].append((recipes[folder].units, noted["seconds"]))
+                found.devices.add(noted["device"])
+            case {"event": "judged", "pictures": int(pictures), "seconds": float(seconds)} if pictures:
+                judged.append((pictures, seconds))
+    kinds = {task.kind for task in before.tasks("judge") if not task.done}
+    if judged and len(kinds) == 1:
+        found.pieces[kinds.pop()] += judged[min(workers, len(judged) // 2) :]
+    return found
+
+
+def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
+    """Chunks that were drawn since, of which the first ones are left out."""
+    chunks = []
+    # Chunks are named after the adapters that draw them, so only afterwards is known which are which.
+    for phase in workload_of(run).phases:
+        tasks = {task.place: task for task in phase.tasks if task.stage == "draw"}
+        for event in read_events(phase.run_dir, since) if tasks else ():
+            match event:
+                case {"event": "chunk", "chunk": str(name), "seconds": {"began": float(began), "generate": _, "detect": _, "compare": _}}:
+                    chunks += [(began, name, phase.run_dir, tasks[name], event["seconds"])] if name in tasks else []
+    chunks.sort(key=lambda chunk: chunk[:2])
+    found.began += [began for began, *_ in chunks[:1]]
+    for _, name, run_dir, task, stages in chunks[min(workers, len(chunks) // 2) :]:
+        if task.share == 1:
+            found.pieces[task.kind].append((task.units, stages["generate"]))
+        for stage, scorer in zip(("detect", "compare"), scorer_names(run.config), strict=True):
+            found.pieces[scorer].append((task.whole["images"], stages[stage]))
+        for path in (run_dir / "images").glob(f"round=*/{name}.parquet"):
+            found.pieces[PNG].append((task.whole["images"], path.stat().st_size))
+            found.devices |= set(read_file(run_dir / "candidates" / path.parent.name / path.name, ["device"])["device"].to_pylist())
+
+
+def rates_of(measured: Measured, known: Mapping[str, Rate], source: str) -> dict[str, Rate]:
+    """The rates that the pieces make. Pieces of different lengths tell the seconds that do not grow with them, `other`; without such
+    pieces it is what was `known`."""
+    rates = {}
+    for name, pieces in measured.pieces.items():
+        before, beside = known.get(name, Rate(low=0.0, high=0.0)), _beside(pieces)
+        other = before.other if beside is None else beside
+        each = [max(seconds - other, 0.0) / units for units, seconds in pieces]
+        low, _, high = quantiles(each, method="inclusive") if len(each) >= MANY else (min(each), 0, max(each))
+        rates[name] = Rate(low=low, high=high, other=other, peak_bytes=measured.peaks.get(name, before.peak_bytes), source=source)
+    return rates
+
+
+def _beside(pieces: Sequence[tuple[float, float]]) -> float | None:
+    """Where the line through the shortest and the longest pieces begins; None if their lengths are too much alike."""
+    short, long = min(pieces)[0], max(pieces)[0]
+    if long < 2 * short:
+        return None
+    at_short, at_long = (median(seconds for units, seconds in pieces if units == length) for length in (short, long))
+    return max(0.0, at_short - max(0.0, at_long - at_short) / (long - short) * short)

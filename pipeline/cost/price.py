@@ -2,8 +2,8 @@
 
 Low is what the faster of the measured steps gives with the work of each phase spread evenly over all workers. High is what the slower
 one gives when work comes in whole chunks and whole fits, the longest of them last ((sum - longest) / workers + longest, Graham's
-bound). Both are then widened by `NOISE`. Workers live as long as the run, so it pays one start. At the high end every class prior is
-drawn twice, unmeasured; judging one counts as detecting and comparing.
+bound). Both are then widened by `NOISE`. Workers live as long as the run, so it pays one start. Judging a class prior counts as
+detecting and comparing, and at the high end each is drawn twice.
 """
 
 import os
@@ -25,10 +25,8 @@ PRIOR_REDRAWS = 2.0
 @dataclass(frozen=True, kw_only=True)
 class Price:
     """What the work that is left costs on a type of device. wall: seconds. hours: of the device, GPU-hours or core-hours, that work keeps
-    busy at the low end and that workers hold at the high one.
-
-    lacking: the rates that are not known, in which case hours and wall are None. fit_peak: bytes, None if not measured.
-    """
+    busy at the low end and that workers hold at the high one. lacking: the rates that are not known, in which case hours and wall are
+    None. fit_peak: bytes, None if not measured."""
 
     device: str
     hours: Range | None = None
@@ -37,27 +35,26 @@ class Price:
     lacking: tuple[str, ...] = ()
 
 
-def price(config: Config, workload: Workload, calibration: Calibration, cores: int | None = None) -> Price:
-    """What is left of `workload` on the device of `calibration`. cores: of a local cluster, by default this machine's."""
+def price(config: Config, workload: Workload, calibration: Calibration) -> Price:
+    """What is left of `workload` on the device of `calibration`."""
     rates, left = calibration.rates, [task for task in workload.tasks() if not task.done]
     peaks = [rates[task.kind].peak_bytes or 0 for task in workload.tasks("fit") if task.kind in rates]
     known = {"device": calibration.device, "fit_peak": max(peaks, default=0) or None}
-    drawn = any(task.stage in ("draw", "priors") for task in left)
-    needed = {*(task.kind for task in left), *(scorer_names(config) if drawn else ())}
+    needed = {task.kind for task in left}.union(scorer_names(config) if {"draw", "priors"} & {task.stage for task in left} else ())
     if lacking := tuple(sorted(needed - set(rates))):
         return Price(lacking=lacking, **known)
     if not left:
         return Price(hours=(0.0, 0.0), wall=(0.0, 0.0), **known)
-    workers = workers_at_once(config.cluster, cores)
+    workers = workers_at_once(config.cluster)
     phases = [[seconds(task, config, rates) for task in phase.tasks if not task.done] for phase in workload.phases]
-    start = start_seconds(config.cluster, workers, rates, cores)
+    start = start_seconds(config.cluster, workers, rates)
     low, high = (start[end] + NOISE[end] * sum(packed(items, workers)[end] for items in phases if items) for end in (0, 1))
     share = (config.cluster.workers.gpus or config.cluster.workers.cpus) / 3600
     busy = NOISE[0] * sum(least for items in phases for least, _ in items)
     return Price(hours=(share * busy, share * workers * high), wall=(low, high), **known)
 
 
-def workers_at_once(cluster: Cluster, cores: int | None = None) -> int:
+def workers_at_once(cluster: Cluster) -> int:
     """The workers that the file asks for, where a local cluster of CPUs has cores for them; without a number, as many as those
     cores hold, and one where a GPU or another machine is asked for."""
     slot = cluster.workers
@@ -65,21 +62,21 @@ def workers_at_once(cluster: Cluster, cores: int | None = None) -> int:
         return 1
     if slot.gpus or cluster.address not in (None, "local"):
         return slot.count or 1
-    room = max(1, int(cores_of(cluster, cores) / slot.cpus))
+    room = max(1, int(cores_of(cluster) / slot.cpus))
     return min(slot.count or room, room)
 
 
-def cores_of(cluster: Cluster, cores: int | None = None) -> int:
+def cores_of(cluster: Cluster) -> int:
     """The cores of a local cluster."""
-    return cores or cluster.cpus or os.cpu_count() or 1
+    return cluster.cpus or os.cpu_count() or 1
 
 
-def start_seconds(cluster: Cluster, workers: int, rates: Mapping[str, Rate], cores: int | None = None) -> Range:
+def start_seconds(cluster: Cluster, workers: int, rates: Mapping[str, Rate]) -> Range:
     """Seconds until the first piece of work begins: as runs measured it, or so long as libraries take that load side by side."""
     if (measured := rates.get(START)) is not None:
         return NOISE[0] * measured.low, NOISE[1] * measured.high
     ray = (0.0, 0.0) if cluster.address == "none" else RAY
-    crowded = 1.0 if cluster.workers.gpus else max(1.0, workers / cores_of(cluster, cores))
+    crowded = 1.0 if cluster.workers.gpus else max(1.0, workers / cores_of(cluster))
     return ray[0] + LIBRARIES[0] + FIRST_MODEL[0], ray[1] + crowded * LIBRARIES[1] + FIRST_MODEL[1]
 
 
@@ -91,7 +88,8 @@ def seconds(task: Task, config: Config, rates: Mapping[str, Rate]) -> Range:
     if task.stage not in ("draw", "priors"):
         return low, high
     pictures = task.whole["images"] + task.whole["prior images"]
-    scoring = [pictures * sum(getattr(rates[name], end) for name in scorer_names(config)) for end in ("low", "high")]
+    scorers = [rates[name] for name in scorer_names(config)]
+    scoring = [sum(pictures * getattr(scorer, end) + scorer.other for scorer in scorers) for end in ("low", "high")]
     return low * task.share + scoring[0], (high + scoring[1]) * (PRIOR_REDRAWS if task.stage == "priors" else 1.0)
 
 

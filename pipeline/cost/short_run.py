@@ -6,6 +6,7 @@ The first one warms up. The others differ in length, so that a line through both
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipeline.arms import pool_dir
@@ -13,7 +14,7 @@ from pipeline.carry_out import carry_out, phases_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Rate
 from pipeline.cost.count import workload_of
-from pipeline.cost.learn import Measured, measure, rates_of
+from pipeline.cost.forecast import Measured, measure, rates_of
 from pipeline.phases import Choice, Judgements, listed, unjudged
 from pipeline.ready import Config, Ready, open_folder, ready
 from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig
@@ -26,10 +27,8 @@ FEW_PRIORS = 4
 
 
 def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, say: Callable[[str], None]) -> tuple[str, dict[str, Rate]]:
-    """The device's name and the rates of everything that the run asks for. `load` reads its file again with these overrides.
-
-    Raises ValueError where none of the combinations is here.
-    """
+    """The device's name and the rates of everything that the run asks for. `load` reads its file again with these overrides. Raises
+    ValueError where none of the combinations is here."""
     found, warming = Measured(), Measured()
     with in_this_process(run.config.cluster) as (do, _):
         for steps in (WARM_UP, *LENGTHS):
@@ -37,26 +36,22 @@ def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, sa
             short = ready(load(overrides(run, scratch, steps)))
             open_folder(short)
             before, began = workload_of(short), time.time()
-            carry_out(short, do, lambda label, done, total: None, choose=_first_picture(short))
+            carry_out(short, do, lambda label, done, total: None, choose=partial(_first_picture, short))
             measure(short, before, began, warming if steps == WARM_UP else found)
     # Class priors keep their length and are drawn once, so only the first run has them.
-    found.pieces = {**warming.pieces, **found.pieces}
+    found.pieces = warming.pieces | found.pieces
     (device,) = found.devices
     return device, rates_of(found, calibration.find(run.config, device).rates, "short runs")
 
 
-def _first_picture(run: Ready) -> Callable[[Choice], object]:
+def _first_picture(run: Ready, choice: Choice) -> object:
     """Answers a selection with the first stored picture, whatever it scores: pictures of so few steps may score nothing."""
-
-    def choose(choice: Choice) -> object:
-        if choice.expected is None:
-            return None
-        tables = pool_dir(run.run_dir) if isinstance(run.config, BenchmarkConfig) else run.run_dir
-        rows = store.read(tables, "candidates", 0, ["candidate_id", "prompt", "status"]).to_pylist()
-        first = next(row for row in rows if row["status"] == "ok")
-        return dict.fromkeys(choice.expected, ((first["candidate_id"], first["prompt"]),))
-
-    return choose
+    if choice.expected is None:
+        return None
+    tables = pool_dir(run.run_dir) if isinstance(run.config, BenchmarkConfig) else run.run_dir
+    rows = store.read(tables, "candidates", 0, ["candidate_id", "prompt", "status"]).to_pylist()
+    first = next(row for row in rows if row["status"] == "ok")
+    return dict.fromkeys(choice.expected, ((first["candidate_id"], first["prompt"]),))
 
 
 def overrides(run: Ready, scratch: Path, steps: int) -> list[str]:
