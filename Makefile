@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint smoke results miniature bench
+.PHONY: demo test test-all lint smoke results miniature bench
 demo: .venv/ready
 	$(BIN)/mudi selftrain jobs/configs/miniature.yaml
 test: .venv/ready
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+test-all: .venv/ready
+	$(BIN)/python -m pytest -v -n 2 --dist loadfile --no-loadscope-reorder
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 smoke: .venv/ready

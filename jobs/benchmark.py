@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
-from jobs.driver import drive, say
+from jobs.driver import drive
 
 RunFile = Annotated[Path, typer.Argument(help="The benchmark file, such as jobs/configs/benchmark_miniature.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set images=4")]
@@ -21,7 +21,6 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit every arm, draw the same prompts and seeds with each, score, and write tables and report."""
     from pipeline.settings.benchmark_config import load_benchmark
 
-    say(f"reading {run_file} and its photos")
     driven = drive(load_benchmark(run_file, overrides or ()))
     from pipeline.report import benchmark_page, tables
 

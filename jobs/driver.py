@@ -33,6 +33,7 @@ def drive(config: Any) -> Driven:
 
     began = time.perf_counter()
     config = on_the_cluster_of_this_job(config)
+    say(f"reading the photos of {', '.join(folder.name for folder in config.combinations)}")
     run = ready(config)
     from pipeline.carry_out import carry_out, phases_of
     from pipeline.cost.forecast import close_plan, plan_now, timed

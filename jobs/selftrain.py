@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
-from jobs.driver import drive, say
+from jobs.driver import drive
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, such as jobs/configs/miniature.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set cluster.workers.gpus=0.5")]
@@ -21,7 +21,6 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit an adapter, then for each round draw, score and select candidates and refit on them."""
     from pipeline.settings.config import load_run
 
-    say(f"reading {run_file} and its photos")
     config = load_run(run_file, overrides or ())
     driven = drive(config)
     from pipeline.report import run_page, summary

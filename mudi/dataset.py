@@ -124,7 +124,7 @@ def require_objects(combination: Combination, wanted_by: str) -> None:
     if styles:
         raise ValueError(
             f"{combination.key}: {wanted_by} cuts every subject out, and {styles[0]!r} has no query to be found by, as a style has none; "
-            "use a method that cuts nothing out, such as cones2 or custom_diffusion, or leave out what does, refine_steps or masked_loss"
+            "use a method that cuts nothing out, such as cones2 or custom_diffusion, or leave out what does, refine or masked_loss"
         )
 
 

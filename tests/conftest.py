@@ -88,6 +88,25 @@ def loaded():
     return models.load("miniature")
 
 
+@pytest.fixture(scope="module")
+def loaded_in_double():
+    from mudi import models
+
+    return models.load("miniature", dtype=torch.float64)
+
+
+@pytest.fixture
+def double(loaded_in_double):
+    """The miniature in float64 with nothing on it, for tests that compute one thing in two ways (`tests/fixtures/double.py`).
+
+    What is put on it stays float32, and so do `predict`'s answers and the state of the denoising loop.
+    """
+    from mudi import adapters
+
+    adapters.detach(loaded_in_double)
+    return loaded_in_double
+
+
 @pytest.fixture
 def backbone(loaded):
     """The miniature with nothing on it, for tests that themselves hold that this is all there is to undo."""
@@ -97,7 +116,16 @@ def backbone(loaded):
     return loaded
 
 
-def pytest_collection_modifyitems(items):
-    """The longest files first: of two processes one would otherwise run them alone in the end."""
+def pytest_collection_modifyitems(config, items):
+    """Where slow tests run too, their files come first, the longest at the head: of two processes one would otherwise run
+    them alone in the end. Without them every file reports within seconds, in whatever order."""
+    if config.option.markexpr:
+        return
     longest = ("test_ray_run", "test_sdxl", "test_ray_benchmark")
-    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item):
+        stem = item.path.stem
+        return longest.index(stem) if stem in longest else len(longest) + (item.path not in slow)
+
+    items.sort(key=place)

@@ -102,12 +102,13 @@ def test_a_report_builds_without_torch_and_ray(module):
 
 
 def test_run_files_are_read_without_torch_and_ray():
-    """A mistake in one is told at once. Only a method's own `sampling`, asked for in a file without mistakes, imports methods."""
+    """A mistake in one is told at once, and what a method draws with is filled in."""
     code = """
 import sys
 from pathlib import Path
-from pipeline.settings import benchmark_config, config, prompt_file, sampling_keys, subjects_file
+from pipeline.settings import benchmark_config, config, hyperparameters, prompt_file, subjects_file
 for load, name in ((config.load_run, "miniature"), (benchmark_config.load_benchmark, "benchmark_smoke")):
+    load(Path(f"jobs/configs/{name}.yaml"))
     try:
         load(Path(f"jobs/configs/{name}.yaml"), ["sampling.stps=3"])
     except ValueError as error:
@@ -116,6 +117,13 @@ for load, name in ((config.load_run, "miniature"), (benchmark_config.load_benchm
         raise AssertionError(name)
 sys.exit(bool({"torch", "ray"} & set(sys.modules)))
 """
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_methods_and_metrics_declare_without_what_computes():
+    """A driver, a plan and a page read declarations; the seconds of the libraries behind them are in `mudi.methods`."""
+    heavy = {"torch", "transformers", "diffusers", "peft", "scipy"}
+    code = f"import sys, mudi.methods.keys, mudi.metrics, mudi.modular.subject_fits; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mudi.methods import METHODS
 from mudi.options import Sampling, check_each
 from pipeline.settings.run_file import mistake_in
 from pipeline.settings.strict import Count, Settings
@@ -45,9 +46,6 @@ def own_sampling(method: str, said: Collection[str]) -> dict[str, Any]:
 
     Nothing for a method that does not exist, which is refused where methods are made.
     """
-    # The methods import torch, which a report, that only knows the models of files, does without.
-    from mudi.methods import METHODS
-
     if method not in METHODS:
         return {}
     return {key: value for key, value in vars(METHODS[method]().sampling).items() if key not in said}

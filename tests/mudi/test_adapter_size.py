@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_size import file_bytes, gram_bytes, lora_metadata, lora_shapes, parameters, published, read_architecture, row_shapes
+from mudi.adapter_size import FLOAT32, gram_bytes, lora_shapes, parameters, payload_bytes, published, read_architecture, row_shapes
 from mudi.checkpoints.full_sizes import FAMILIES, SDXL
 from mudi.checkpoints.random_weights import empty_unet
 from mudi.merging import grams
@@ -21,7 +21,6 @@ def test_a_rank_32_attention_lora_of_sdxl_has_46_million_parameters():
     32 (10 x 13,056 + 60 x 22,016) = 46,448,640, in 70 blocks x 8 layers x 2 = 1120 matrices. 185,794,560 bytes of numbers."""
     shapes = lora_shapes(SDXL["unet"], LoraSettings())
     assert (parameters(shapes), len(shapes)) == (46_448_640, 1120)
-    assert 0 < file_bytes(shapes, lora_metadata(LoraSettings())) - 4 * 46_448_640 < 200_000
 
 
 def test_keys_and_values_alone_are_counted_alone():
@@ -51,9 +50,10 @@ def test_a_family_with_one_encoder_has_one_row_a_word():
 
 
 @pytest.mark.parametrize("targets", [LoraSettings().targets, TARGETS])
-def test_saved_files_have_exactly_the_bytes_that_were_predicted(miniature, two_dogs, tmp_path, targets):
-    """A LoRA with two token rows on the miniature: names, header and numbers, to the byte."""
-    lora = replace(LoraSettings(rank=3, alpha=3), targets=targets)
+def test_saved_files_have_the_numbers_that_were_predicted_and_little_else(miniature, two_dogs, tmp_path, targets):
+    """A LoRA with two token rows on the miniature: the numbers exactly, and of the file's bytes all but
+    2 %, its names; at rank 64, since names weigh as much at any."""
+    lora = replace(LoraSettings(rank=64, alpha=64), targets=targets)
     adapters.attach(miniature.unet, lora, seed=0)
     words = [subject.identifier for subject in two_dogs.subjects]
     tokens.attach_rows(miniature, {word: word for word in words})
@@ -65,5 +65,5 @@ def test_saved_files_have_exactly_the_bytes_that_were_predicted(miniature, two_d
     shapes, rows = lora_shapes(architecture.unet, lora), row_shapes(architecture, words)
     trained = [*adapters.parameters(miniature.unet), *tokens.row_parameters(miniature)]
     assert parameters(shapes) + parameters(rows) == sum(p.numel() for p in trained)
-    assert file_bytes(shapes, lora_metadata(lora)) == (stored.path / adapter_folder.WEIGHTS).stat().st_size
-    assert file_bytes(rows, {"format": "pt"}) == (stored.path / adapter_folder.ROWS).stat().st_size
+    assert payload_bytes(stored.path) == FLOAT32 * (parameters(shapes) + parameters(rows))
+    assert (stored.path / adapter_folder.WEIGHTS).stat().st_size == pytest.approx(FLOAT32 * parameters(shapes), rel=0.02)

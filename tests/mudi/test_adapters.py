@@ -23,10 +23,12 @@ def noisy_adapter(backbone, seed=0):
 
 
 def prediction(backbone):
-    source = torch.Generator().manual_seed(9)
-    added = {"text_embeds": torch.ones(1, 64), "time_ids": torch.full((1, 6), 48.0)}
+    """The UNet's answer in its own number format."""
+    dtype, source = backbone.unet.dtype, torch.Generator().manual_seed(9)
+    added = {"text_embeds": torch.ones(1, 64, dtype=dtype), "time_ids": torch.full((1, 6), 48.0, dtype=dtype)}
+    noisy = torch.randn(1, 8, 12, 12, generator=source).to(dtype)
     with torch.no_grad():
-        return backbone.unet(torch.randn(1, 8, 12, 12, generator=source), 500, torch.ones(1, 40, 112), added_cond_kwargs=added).sample
+        return backbone.unet(noisy, 500, torch.ones(1, 40, 112, dtype=dtype), added_cond_kwargs=added).sample
 
 
 def stored(backbone, folder):
@@ -56,16 +58,18 @@ def test_equal_adapters_have_equal_bytes(miniature, tmp_path):
     assert len({stored(miniature, tmp_path / str(i)).sha256 for i in range(8)}) == 1
 
 
-def test_diffusers_reads_the_file_with_the_same_effect(miniature, tmp_path):
-    """`load_lora_weights` on the bare pipeline, alpha 8 over rank 4 included, equals our adapter."""
-    bare = prediction(miniature)
-    noisy_adapter(miniature)
-    ours = prediction(miniature)
-    stored(miniature, tmp_path / "a")
-    adapters.detach_all(miniature.unet)
-    pipeline_of(miniature).load_lora_weights(tmp_path / "a")
+def test_diffusers_reads_the_file_with_the_same_effect(double, tmp_path):
+    """`load_lora_weights` on the bare pipeline, alpha 8 over rank 4 included, equals our adapter; in float64, matrices too."""
+    bare = prediction(double)
+    noisy_adapter(double)
+    double.unet.double()
+    ours = prediction(double)
+    stored(double, tmp_path / "a")
+    adapters.detach_all(double.unet)
+    pipeline_of(double).load_lora_weights(tmp_path / "a")
+    double.unet.double()
     assert not torch.allclose(ours, bare, atol=1e-3)
-    torch.testing.assert_close(prediction(miniature), ours)
+    torch.testing.assert_close(prediction(double), ours, rtol=1e-12, atol=1e-12)
 
 
 def test_without_an_adapter_the_base_model_speaks(miniature):

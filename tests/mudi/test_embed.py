@@ -1,4 +1,7 @@
-"""Embeddings: unit vectors that depend on one image alone, by the paper's features; crops that are exact squares."""
+"""Embeddings: unit vectors that depend on one image alone, by the paper's features; crops that are exact squares.
+
+The models compute in float64; an embedding itself is float32, normalised in it.
+"""
 
 from functools import partial
 from operator import call
@@ -6,6 +9,7 @@ from operator import call
 import numpy as np
 import pytest
 import torch
+from double import ROUNDING, in_double
 from PIL import Image
 from transformers import BitImageProcessorPil
 
@@ -14,9 +18,12 @@ from mudi.embed import Embedder, bit_pixels, embed, mean_of_tokens, resized, squ
 from mudi.miniature import architectures
 from mudi.miniature.world import SIZE
 
+# Features are rounded once, their length is a float32 sum of squares, and the quotient is rounded: of numbers up to 1.
+EMBEDDED = {"atol": 4 * ROUNDING, "rtol": 0}
+
 
 def dinov2_embedder():
-    model = architectures.dinov2().eval()
+    model = in_double(architectures.dinov2().eval())
     processor = BitImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
     return Embedder(
         name="random", kind="dinov2", model=model, preprocess=partial(bit_pixels, processor), features=mean_of_tokens,
@@ -25,7 +32,7 @@ def dinov2_embedder():
 
 
 def dreamsim_embedder():
-    model = around_dino(architectures.dreamsim_trunk(), "random").eval()
+    model = in_double(around_dino(architectures.dreamsim_trunk(), "random").eval())
     return Embedder(name="random", kind="dreamsim", model=model, preprocess=partial(resized, side=SIZE), features=call, width=model.width)
 
 
@@ -43,18 +50,18 @@ def images():
 
 def test_an_embedding_is_a_unit_vector(embedder, images):
     norms = embed(embedder, images).norm(dim=-1)
-    torch.testing.assert_close(norms, torch.ones(len(images)))
+    torch.testing.assert_close(norms, torch.ones(len(images)), **EMBEDDED)
 
 
 def test_an_image_embeds_alone_as_it_does_in_a_batch(embedder, images):
     together = embed(embedder, images, batch=3)
     alone = torch.cat([embed(embedder, [image]) for image in images])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, alone, **EMBEDDED)
 
 
 def test_permuting_images_permutes_embeddings(embedder, images):
     order = [3, 0, 4, 1, 2]
-    torch.testing.assert_close(embed(embedder, [images[i] for i in order]), embed(embedder, images)[order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(embed(embedder, [images[i] for i in order]), embed(embedder, images)[order], **EMBEDDED)
 
 
 def test_no_images_embed_to_no_rows_of_the_same_width(embedder, images):
@@ -69,15 +76,16 @@ def test_dinov2_averages_the_class_token_with_the_patches(images):
     processor = embedder.preprocess.args[0]
     pixels = (images[0] / 255 - np.array(processor.image_mean)) / np.array(processor.image_std)
     with torch.no_grad():
-        tokens = embedder.model(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None]).last_hidden_state[0]
+        tokens = embedder.model(torch.tensor(pixels).permute(2, 0, 1)[None]).last_hidden_state[0]
     mean = (tokens[0] + tokens[1:].sum(0)) / 65
-    torch.testing.assert_close(embed(embedder, images[:1])[0], mean / mean.norm(), atol=1e-5, rtol=0)
+    # The processor's pixels are float32: rounded a few times, and the network passes that on.
+    torch.testing.assert_close(embed(embedder, images[:1])[0].double(), mean / mean.norm(), atol=1e-6, rtol=0)
 
 
 def test_a_resized_image_ignores_the_aspect_and_keeps_its_range(images):
     """DreamSim's preprocessing: torchvision's Resize((s, s), bicubic) of a PIL image, which is PIL's own resize, then /255."""
-    expected = np.array(Image.fromarray(images[1]).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) / 255
-    np.testing.assert_allclose(resized(images[1], SIZE).permute(1, 2, 0), expected, atol=1e-6)
+    expected = np.array(Image.fromarray(images[1]).resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32) / 255
+    np.testing.assert_array_equal(resized(images[1], SIZE).permute(1, 2, 0), expected)
     np.testing.assert_array_equal(resized(images[0], SIZE).permute(1, 2, 0).numpy(), images[0].astype(np.float32) / 255)
 
 

@@ -13,24 +13,29 @@ from mudi.text.conditioning import encode_negative, encode_prompts
 def test_a_step_by_hand():
     """abar .25 to .64, x = 1, u = .5, c = .9, lambda .6: guided .74, denoised (1 - .8660254 x .74) / .5 = .7182824,
     x' = .8 x .7182824 + .6 x .5 = .8746259. Noise levels are sqrt(3) and .75, so the weight is .6 x 1.7320508 / .9820508
-    = 1.0582248, and plain guidance of that weight through a step of DDIM gives the same."""
+    = 1.0582248, and plain guidance of that weight through a step of DDIM gives the same. All to the seven digits written here."""
     assert cfg_plus_plus_step(1.0, 0.5, 0.9, 0.6, 0.25, 0.64) == pytest.approx(0.8746259, abs=1e-7)
     weight = cfg_plus_plus_weight(3**0.5, 0.75, 0.6)
     assert weight == pytest.approx(1.0582248, abs=1e-7)
-    noise = classifier_free(torch.tensor(0.5), torch.tensor(0.9), weight)
-    after, _ = SOLVERS["ddim"].step(torch.tensor(1.0) / 0.25**0.5, noise, torch.tensor(3**0.5), torch.tensor(0.75), None)
-    assert after.item() * 0.64**0.5 == pytest.approx(0.8746259, abs=1e-6)
+    start, unconditional, conditional, *levels = torch.tensor([1 / 0.25**0.5, 0.5, 0.9, 3**0.5, 0.75], dtype=torch.float64)
+    after, _ = SOLVERS["ddim"].step(start, classifier_free(unconditional, conditional, weight), *levels, None)
+    assert after.item() * 0.64**0.5 == pytest.approx(0.8746259, abs=1e-7)
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "ddim"])
 @pytest.mark.parametrize("lam", [0.6, 1.0])
-def test_the_loop_makes_the_steps_of_cfg_plus_plus(miniature, scheduler, lam):
-    """Euler ends without noise, DDIM at that of the first training timestep. Lambda 1 keeps both passes: its weight is above 1."""
-    noise = standard_noise(miniature, generators([2]))
-    positive, negative = encode_prompts(miniature, ["a photo of a red dog"]), encode_negative(miniature, "blurry")
-    last = 1.0 if scheduler == "euler" else float(alphas_cumprod(miniature)[0])
-    ours = denoise(miniature, noise, positive, negative, steps=5, guidance_scale=cfg_plus_plus(lam), scheduler=scheduler)
-    torch.testing.assert_close(ours, by_definition(miniature, noise, positive, negative, 5, lam, last), rtol=1e-5, atol=1e-5)
+def test_the_loop_makes_the_steps_of_cfg_plus_plus(double, scheduler, lam):
+    """Euler ends without noise, DDIM at that of the first training timestep. Lambda 1 keeps both passes: its weight is above 1.
+
+    The model and the definition compute in float64. The loop's latents and the answers are float32: of latents up to 3.6 the
+    rounding is 2e-7, guidance multiplies it by up to 2 x 15.8 + 1, and 2e-6 is left after five steps.
+    """
+    noise = standard_noise(double, generators([2]))
+    positive, negative = encode_prompts(double, ["a photo of a red dog"]), encode_negative(double, "blurry")
+    last = 1.0 if scheduler == "euler" else float(alphas_cumprod(double)[0])
+    ours = denoise(double, noise, positive, negative, steps=5, guidance_scale=cfg_plus_plus(lam), scheduler=scheduler)
+    expected = by_definition(double, noise, positive, negative, 5, lam, last)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mean_weight_of_lambda_six_tenths_is_about_seven(miniature):

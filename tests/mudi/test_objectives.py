@@ -1,4 +1,7 @@
-"""Objectives: values derived by hand and the identities that connect them."""
+"""Objectives: values derived by hand and the identities that connect them.
+
+Losses are float32 sums of up to 432 squares, added in pairs: about ten roundings of 6e-8. torch allows 1.3e-6 of float32 numbers.
+"""
 
 import math
 

@@ -15,12 +15,15 @@ FAST = Sampling(steps=3, guidance_scale=2.0, gamma=1.0)
 
 
 def test_without_a_shift_the_noise_is_the_plain_one(miniature, two_dogs):
-    """gamma 0 and gamma 1 share the Gaussian part: their difference is gamma * E(x) * M and zero off the mask."""
+    """gamma 0 and gamma 1 share the Gaussian part: their difference is gamma * E(x) * M and zero off the mask.
+
+    Sums below 8 are rounded to 2.4e-7 in float32, and one of them is doubled."""
     segments = subject_segments(two_dogs)
     plain = shifted_noise(miniature, segments, [3], Sampling(gamma=0.0))
     assert torch.equal(plain, standard_noise(miniature, generators([3])))
     half, full = (shifted_noise(miniature, segments, [3], Sampling(gamma=gamma)) - plain for gamma in (0.5, 1.0))
-    torch.testing.assert_close(2 * half, full, rtol=1e-4, atol=1e-5)
+    assert full.abs().max() < 8
+    torch.testing.assert_close(2 * half, full, rtol=0, atol=1e-6)
     outside = (full == 0).all(1)
     assert outside.any()
     assert not outside.all()

@@ -24,7 +24,7 @@ method = MuDI(steps=1, accumulation=1, prior_images=0, mix_probability=1.0, samp
 pair = load_combination(Path("jobs/configs/miniature/two_dogs"))
 adapter = method.train(backbone, pair, Path(sys.argv[1]) / "adapter", seed=0)
 matrices = adapters.parameters(backbone.unet)
-(image,) = method.sample(backbone, adapter, pair, Prompt(prompt_id="p", text="a olis pink dog and a hta orange dog"), [7])
+(image,) = method.sample(backbone, pair, Prompt(prompt_id="p", text="a olis pink dog and a hta orange dog"), [7])
 print(json.dumps({
     "million": sum(p.numel() for p in matrices) / 1e6,
     "moved": sum(bool(p.any()) for p in matrices), "matrices": len(matrices),

@@ -4,6 +4,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from double import in_double
 from dreamsim.config import dreamsim_args
 from dreamsim.feature_extraction.extractor import ViTExtractor
 from dreamsim.feature_extraction.load_clip_as_dino import QuickGELU
@@ -23,23 +24,29 @@ def tiny():
     return around_dino(architectures.dreamsim_trunk().eval(), "tiny")
 
 
-def test_the_dino_feature_is_that_of_the_published_extractor(tiny, monkeypatch):
-    """The package hooks the last block and takes the class token there, before the final norm."""
-    vit, images = tiny.trunks[0].vit, torch.rand(3, 3, SIZE, SIZE)
+@pytest.fixture
+def tiny_in_double(tiny):
+    return in_double(tiny)
+
+
+def test_the_dino_feature_is_that_of_the_published_extractor(tiny_in_double, monkeypatch):
+    """The package hooks the last block and takes the class token there, before the final norm; both in float64."""
+    trunk, images = tiny_in_double.trunks[0], torch.rand(3, 3, SIZE, SIZE, dtype=torch.float64)
+    vit = trunk.vit
     monkeypatch.setattr(ViTExtractor, "create_model", lambda *_: vit)
     extractor = ViTExtractor("dino_vits8", vit.patch_embed.patch_size, device="cpu")
-    normalised = (images - tiny.trunks[0].mean) / tiny.trunks[0].std
+    normalised = (images - trunk.mean) / trunk.std
     with torch.no_grad():
         expected = extractor.extract_descriptors(normalised, len(vit.blocks) - 1)[:, 0, 0, 0]
-        torch.testing.assert_close(tiny.trunks[0](images), expected)
+        torch.testing.assert_close(trunk(images), expected, atol=1e-12, rtol=1e-12)
 
 
-def test_an_embedding_has_mean_zero_and_length_one_and_keeps_its_batch_axis(tiny):
+def test_an_embedding_has_mean_zero_and_length_one_and_keeps_its_batch_axis(tiny_in_double):
     with torch.no_grad():
-        rows = tiny(torch.rand(1, 3, SIZE, SIZE))
-    assert rows.shape == (1, tiny.width)
-    torch.testing.assert_close(rows.sum(), torch.tensor(0.0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(rows.norm(), torch.tensor(1.0))
+        rows = tiny_in_double(torch.rand(1, 3, SIZE, SIZE))
+    assert rows.shape == (1, tiny_in_double.width)
+    assert rows.sum().item() == pytest.approx(0.0, abs=1e-12)
+    assert rows.norm().item() == pytest.approx(1.0, abs=1e-12)
 
 
 def test_a_saved_model_reads_back_the_same(tiny, tmp_path):

@@ -12,7 +12,7 @@ from mudi.cones2.learn import ResidualSettings, learn_residual
 from mudi.cones2.noun_templates import TEMPLATES, sentences, spans_of
 from mudi.dataset import load_combination
 from mudi.fit import Example, FitSettings
-from mudi.methods.cones2 import Cones2
+from mudi.methods import METHODS
 from mudi.modular.subject_fits import single_folder
 from mudi.text.conditioning import encode_prompts
 from mudi.text.spans import token_spans
@@ -76,11 +76,11 @@ def test_sentences_of_the_users_own_hold_as_the_same_ones_do_that_are_built_in(b
 
 def test_sentences_of_the_users_own_decide_the_fit_and_a_list_is_a_tuple():
     combination = load_combination(DOGS)
-    bare, own, other = (Cones2(preserve_prompts=value) for value in ("instance", ["a {} runs"], ["a {} sits"]))
+    bare, own, other = (METHODS["cones2"](preserve_prompts=value) for value in ("instance", ["a {} runs"], ["a {} sits"]))
     recipes = [method.single_recipe(combination) for method in (bare, own, other)]
     places = {single_folder(Path("s"), combination.subjects[0], recipe, 0, "miniature", "float32") for recipe in recipes}
     assert len(places) == 3
-    assert own == Cones2(preserve_prompts=("a {} runs",))
+    assert own == METHODS["cones2"](preserve_prompts=("a {} runs",))
 
 
 def test_a_sentence_without_the_noun_is_refused_before_anything_is_loaded(tmp_path):

@@ -16,15 +16,15 @@ BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 TOKENS = 10
 
 
-def batch(rows, seed=0):
+def batch(rows, seed=0, dtype=torch.float32):
     source = torch.Generator().manual_seed(seed)
     return {
-        "sample": torch.randn(rows, 8, 6, 6, generator=source),
+        "sample": torch.randn(rows, 8, 6, 6, generator=source).to(dtype),
         "timestep": torch.randint(1000, (rows,), generator=source),
-        "encoder_hidden_states": torch.randn(rows, TOKENS, 112, generator=source),
+        "encoder_hidden_states": torch.randn(rows, TOKENS, 112, generator=source).to(dtype),
         "added_cond_kwargs": {
-            "text_embeds": torch.randn(rows, 64, generator=source),
-            "time_ids": torch.full((rows, 6), 48.0),
+            "text_embeds": torch.randn(rows, 64, generator=source).to(dtype),
+            "time_ids": torch.full((rows, 6), 48.0, dtype=dtype),
         },
     }
 
@@ -55,16 +55,18 @@ def inputs_of(unet, one):
 
 
 def close(ours, expected, tolerance=1e-5):
+    """To float32's rounding, 2**-24 = 6e-8, of the largest entry for each product of its sum: up to 144 pixels, so 1e-5."""
     torch.testing.assert_close(ours.double(), expected.double(), rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("with_adapter", [False, True])
-def test_a_gram_is_that_of_the_inputs_themselves(miniature, with_adapter):
+def test_a_gram_is_that_of_the_inputs_themselves(double, with_adapter):
     """For all 32 layers, bare and under an adapter's wrapper: X^T X / n of X as the layer saw it. Afterwards no hook is left."""
-    unet = miniature.unet
+    unet = double.unet
     if with_adapter:
         adapters.attach(unet, LoraSettings(rank=2, alpha=2), 0)
-    found, seen = collected(unet, batch(3)), inputs_of(unet, batch(3))
+    one = batch(3, dtype=torch.float64)
+    found, seen = collected(unet, one), inputs_of(unet, one)
     assert len(found.keys) == len(seen) == 32
     for layer, rows in seen.items():
         close(found.mean(layer), rows.T @ rows / len(rows))
@@ -82,9 +84,9 @@ def test_layers_fed_the_same_rows_share_one_gram(miniature):
     assert found.rows[f"{BLOCK}.attn1.qkv"] == found.rows[f"{BLOCK}.attn2.to_out.0"] == 2 * 9
 
 
-def test_batches_and_their_order_do_not_matter(miniature):
+def test_batches_and_their_order_do_not_matter(double):
     """One batch of 4, its halves, its halves the other way round, and halves in two turns: the same sums and counts."""
-    whole, unet = batch(4), miniature.unet
+    whole, unet = batch(4, dtype=torch.float64), double.unet
     first, second = part(whole, slice(0, 2)), part(whole, slice(2, 4))
     together = collected(unet, whole)
     continued = collected(unet, second, into=collected(unet, first))

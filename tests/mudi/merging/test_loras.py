@@ -14,11 +14,12 @@ DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
 def lora(seed, rank=3, widths=WIDTHS):
+    """A state in float64, which merging keeps, so that what is exact is so to 1e-12."""
     source = torch.Generator().manual_seed(seed)
     state = {}
     for layer, (out, width) in widths.items():
-        state[layer + DOWN] = torch.randn(rank, width, generator=source)
-        state[layer + UP] = torch.randn(out, rank, generator=source)
+        state[layer + DOWN] = torch.randn(rank, width, generator=source).double()
+        state[layer + UP] = torch.randn(out, rank, generator=source).double()
     return state
 
 
@@ -49,36 +50,37 @@ def stored_lora(unet, seed, rank=4):
 
 
 @torch.no_grad()
-def test_the_sum_draws_what_diffusers_draws_with_both_adapters(miniature):
-    """`set_adapters` runs two LoRAs beside each other with weights 0.7 and -1.2; the merged one, of rank 4 + 6, is the same model."""
+def test_the_sum_draws_what_diffusers_draws_with_both_adapters(double):
+    """`set_adapters` runs two LoRAs beside each other with weights 0.7 and -1.2; the merged one, of rank 4 + 6, is the same model,
+    in float64 but for its matrices, which are rounded to float32 (6e-8) when they are weighed."""
     from peft import set_peft_model_state_dict
 
-    unet = miniature.unet
-    bare = unet(**batch(2)).sample
+    unet, one = double.unet, batch(2, dtype=torch.float64)
+    bare = unet(**one).sample
     states = [stored_lora(unet, 1, 4), stored_lora(unet, 2, 6)]
-    unet.set_adapters(["of_1", "of_2"], [0.7, -1.2])
-    both = unet(**batch(2)).sample
+    unet.double().set_adapters(["of_1", "of_2"], [0.7, -1.2])
+    both = unet(**one).sample
     merged = merge_sum(states, [0.7, -1.2])
     adapters.detach_all(unet)
     adapters.attach(unet, LoraSettings(rank=10, alpha=10), 0)
     set_peft_model_state_dict(unet, merged, adapter_name=adapters.TRAINED)
-    torch.testing.assert_close(unet(**batch(2)).sample, both, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(unet.double()(**one).sample, both, rtol=1e-6, atol=1e-6)
     assert (both - bare).abs().max() > 0.1
 
 
 def test_the_sum_is_exact_in_any_order():
     states, weights = [lora(0, 2), lora(1, 5), lora(2, 1)], [1.0, -0.5, 2.0]
-    assert distance(merge_sum(states, weights), added(states, weights)) < 1e-6
-    assert distance(merge_sum(states[::-1], weights[::-1]), added(states, weights)) < 1e-6
+    assert distance(merge_sum(states, weights), added(states, weights)) < 1e-12
+    assert distance(merge_sum(states[::-1], weights[::-1]), added(states, weights)) < 1e-12
 
 
 def test_peft_at_full_rank_is_exact_and_below_it_the_best():
     """svd at the default 2 + 3 is the sum; at rank 2 the distance is what Eckart and Young leave: the other singular values."""
     states, weights = [lora(0, 2), lora(1, 3)], [1.0, 0.5]
     total = added(states, weights)
-    assert distance(merge_peft(states, weights, "svd"), total) < 1e-5
+    assert distance(merge_peft(states, weights, "svd"), total) < 1e-12
     left = sum(torch.linalg.svdvals(v)[2:].square().sum() for v in total.values()) / sum(v.square().sum() for v in total.values())
-    assert distance(merge_peft(states, weights, "svd", rank=2), total) == pytest.approx(float(left.sqrt()), rel=1e-4)
+    assert distance(merge_peft(states, weights, "svd", rank=2), total) == pytest.approx(float(left.sqrt()), rel=1e-12)
 
 
 def test_rank_beyond_a_layer_is_filled_with_zero_rows():
@@ -86,7 +88,7 @@ def test_rank_beyond_a_layer_is_filled_with_zero_rows():
     states = [lora(0, 4), lora(1, 4)]
     merged = merge_peft(states, kind="svd")
     assert {len(value) for key, value in merged.items() if key.endswith(DOWN)} == {8}
-    assert distance(merged, added(states, (1, 1))) < 1e-5
+    assert distance(merged, added(states, (1, 1))) < 1e-12
 
 
 def test_linear_is_another_update_than_the_sum():
@@ -95,7 +97,7 @@ def test_linear_is_another_update_than_the_sum():
     merged = merge_peft(states, kind="linear")
     assert distance(merged, added(states, (1, 1))) > 0.5
     for layer in WIDTHS:
-        close(updates(merged)[layer], sum(s[layer + UP] for s in states) @ sum(s[layer + DOWN] for s in states))
+        close(updates(merged)[layer], sum(s[layer + UP] for s in states) @ sum(s[layer + DOWN] for s in states), 1e-12)
 
 
 def trimmed(update):
@@ -110,7 +112,7 @@ def test_ties_follows_its_three_steps():
     stacked = torch.stack([trimmed(updates(state)["layer"]) for state in states])
     agrees = stacked.sign() == torch.where(stacked.sum(0) >= 0, 1, -1)
     expected = (stacked * agrees).sum(0) / agrees.sum(0).clamp(min=1)
-    close(updates(merge_peft(states, kind="ties_svd"))["layer"], expected)
+    close(updates(merge_peft(states, kind="ties_svd"))["layer"], expected, 1e-12)
 
 
 def test_dare_depends_on_its_seed_alone():

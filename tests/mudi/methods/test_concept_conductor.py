@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from places import DOGS
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_folder import WEIGHTS
+from mudi.adapter_folder import MANIFEST, WEIGHTS
 from mudi.adapter_size import payload_bytes
 from mudi.attention.injection import ConceptPath, conducted, injected
 from mudi.methods.concept_conductor import ConceptConductor
@@ -84,18 +84,19 @@ def test_a_chunk_takes_as_many_rows_as_a_plan_counts(miniature, two_dogs, fitted
     (draw,) = workload_of(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides])).draws
     counted = Counter()
     hook = miniature.unet.register_forward_hook(lambda module, args, output: counted.update(rows=len(output.sample), calls=1))
-    method.sample(miniature, adapter, two_dogs, two_dogs.prompts[0], range(draw.pictures))
+    adapters.put_on(miniature, adapter)
+    method.sample(miniature, two_dogs, two_dogs.prompts[0], range(draw.pictures))
     hook.remove()
     assert (draw.paths, count_draw(draw).forward, draw.calls) == (3, counted["rows"], counted["calls"]) == (3, 12, 6)
     assert draw.kind.endswith("paths=3")
 
 
 def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
-    """Two files of one LoRA each and as many of the subjects' own fits, to the byte; and the numbers that a fit trains at once."""
+    """Two files of one LoRA each and as many of the subjects' own fits, in numbers; and those that a fit trains at once."""
     _, adapter, singles = fitted
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
     parameters, size = adapter_numbers(workload_of(config).fits[0], architecture_of(config))
-    assert size == sum(path.stat().st_size for folder in (adapter.path, singles) for path in folder.rglob("*.safetensors"))
+    assert size == sum(payload_bytes(folder) for folder in (adapter.path, *singles.iterdir()) if (folder / MANIFEST).is_file())
     assert 2 * parameters == adapter_folder.read_manifest(adapter.path)["parameters"]
 
 

@@ -9,55 +9,63 @@ from mudi import adapter_folder, adapters
 from mudi.adapter_folder import WEIGHTS
 from mudi.dataset import require_masks
 from mudi.methods import METHODS
-from mudi.methods.cones2 import Cones2
 from mudi.methods.custom_diffusion import CustomDiffusion
 from mudi.methods.cut_mix import CutMix
 from mudi.methods.dreambooth import DreamBooth
-from mudi.methods.mix_of_show import MixOfShow
 from mudi.methods.mudi import MuDI
-from mudi.methods.mudi_modular import MudiModular
-from mudi.methods.textual_inversion import TextualInversion
 from mudi.options import Sampling
 from mudi.text import tokens
 
 SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given")
 QUICK = {"steps": 3, "batch": 2, "accumulation": 1, "learning_rate": 1e-2, "sampling": SAMPLING}
 
-SHORT = {"rank": 4, "self_images": 1, "self_steps": 8, "self_guidance_scale": 2.0}
+FIT = {name: value for name, value in QUICK.items() if name != "sampling"}
+REFINE = {"steps": 2, "batch": 2, "accumulation": 1, "images": 1, "sample_steps": 8, "guidance_scale": 2.0}
+DCO = {"objective": "dco"}
+RECIPE = {"single": {**FIT, **DCO, "rank": 4}, "sampling": SAMPLING}
+# By name: the values of a short fit; recipes of parts have them in their parts.
+SHORT = {
+    **{name: {**QUICK, **DCO, "rank": 4} for name in ("mudi", "dreambooth", "cut_mix", "custom_diffusion", "concept_conductor")},
+    "textual_inversion": QUICK,
+    "cones2": {**QUICK, "rank": 4},
+    **dict.fromkeys(("modular", "merged_loras", "custom_diffusion_merged"), RECIPE),
+    "mix_of_show": {"single": {**FIT, "rank": 4}, "sampling": SAMPLING},
+    "mudi_modular": {**RECIPE, "refine": REFINE},
+}
 
 
-def quick(method, **values):
-    objective = {} if method in (TextualInversion, MixOfShow, Cones2) else {"objective": "dco"}
-    refined = {"refine_steps": 2} if method is MudiModular else {}
-    own = {field.name for field in fields(method)}
-    return method(**QUICK, **objective, **refined, **{name: value for name, value in SHORT.items() if name in own}, **values)
+def quick(name, **values):
+    return METHODS[name](**SHORT[name], **values)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_found_by_its_name(name):
-    assert METHODS[name].name == name
+    assert METHODS[name]().name == name
+    assert quick(name).name == name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_stores_and_draws_from_what_it_stored(miniature, two_dogs, tmp_path, name):
     """The picture drawn from the stored adapter differs from the base model's, and a second fit has the same bytes."""
-    method = quick(METHODS[name])
+    method, named = quick(name), quick(name).view(two_dogs)
     adapter = method.train(miniature, two_dogs, tmp_path / "a", seed=1)
-    (drawn,) = method.sample(miniature, adapter, two_dogs, two_dogs.prompts[0], [5])
+    adapters.put_on(miniature, adapter)
+    (drawn,) = method.sample(miniature, named, two_dogs.prompts[0], [5])
     again = method.train(miniature, two_dogs, tmp_path / "b", seed=1)
     assert again.sha256 == adapter.sha256
     adapters.detach(miniature)
-    base = tmp_path / "untrained"
-    plain = replace(method, steps=1, learning_rate=1e-12).train(miniature, two_dogs, base, seed=1)
-    (undrawn,) = method.sample(miniature, plain, two_dogs, two_dogs.prompts[0], [5])
+    slow, values = {"steps": 1, "learning_rate": 1e-12}, SHORT[name]
+    parts = {part: {**values[part], **slow} for part in ("single", "refine") if part in values} or slow
+    adapters.put_on(miniature, METHODS[name](**{**values, **parts}).train(miniature, two_dogs, tmp_path / "untrained", seed=1))
+    (undrawn,) = method.sample(miniature, named, two_dogs.prompts[0], [5])
     assert not np.array_equal(drawn, undrawn)
 
 
 @pytest.mark.slow
 def test_textual_inversion_trains_one_row_an_encoder_and_subject_and_no_matrix(miniature, two_dogs, tmp_path):
     """Two subjects with rows of 48 and 64 numbers: 2 x (48 + 64) = 224 trained numbers."""
-    adapter = quick(TextualInversion).train(miniature, two_dogs, tmp_path / "a", seed=1)
+    adapter = quick("textual_inversion").train(miniature, two_dogs, tmp_path / "a", seed=1)
     assert adapter_folder.read_manifest(adapter.path)["parameters"] == sum(p.numel() for p in tokens.row_parameters(miniature))
     assert not (adapter.path / WEIGHTS).exists()
     widths = [e.get_input_embeddings().rows.shape[1] for e in (miniature.text_encoder, miniature.text_encoder_2)]
@@ -67,7 +75,7 @@ def test_textual_inversion_trains_one_row_an_encoder_and_subject_and_no_matrix(m
 @pytest.mark.slow
 def test_custom_diffusion_trains_keys_and_values_of_cross_attention_and_every_row(miniature, two_dogs, tmp_path):
     """The release's SDXL script leaves the last new token untrained; here both rows move."""
-    adapter = quick(CustomDiffusion).train(miniature, two_dogs, tmp_path / "a", seed=1)
+    adapter = quick("custom_diffusion").train(miniature, two_dogs, tmp_path / "a", seed=1)
     names = {".".join(key.split(".lora_")[0].split(".")[-2:]) for key, _ in miniature.unet.named_parameters() if "lora_" in key}
     assert names == {"attn2.to_k", "attn2.to_v"}
     for encoder in (miniature.text_encoder, miniature.text_encoder_2):
@@ -112,7 +120,7 @@ def test_dreambooth_and_cut_mix_train_without_masks(miniature, two_dogs, tmp_pat
     bare = replace(
         two_dogs, subjects=tuple(replace(s, references=tuple(replace(r, mask_path=None) for r in s.references)) for s in two_dogs.subjects)
     )
-    for method in (quick(DreamBooth), quick(CutMix, mix_probability=1.0)):
+    for method in (quick("dreambooth"), quick("cut_mix", mix_probability=1.0)):
         with_masks = method.train(miniature, two_dogs, tmp_path / f"{method.name}-masked", seed=2)
         without = method.train(miniature, bare, tmp_path / f"{method.name}-bare", seed=2)
         assert with_masks.sha256 == without.sha256

@@ -9,10 +9,10 @@ import pytest
 
 from mudi import adapters
 from mudi.modular.self_generated import self_generated
-from mudi.options import LoraSettings
+from mudi.options import LoraSettings, Refine
 from mudi.prior_folder import store_batch
 
-DRAWN = {"detector": "miniature", "segmenter": "miniature", "steps": 8, "guidance_scale": 4.0, "negative_prompt": ""}
+REFINE = Refine(images=1, sample_steps=8, guidance_scale=4.0)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def draw(miniature, two_dogs, tmp_path):
     adapters.attach(miniature.unet, LoraSettings(rank=1, alpha=1), 0)
     facts = adapters.base_facts(miniature)
     adapter = adapters.save(miniature, tmp_path / "a", LoraSettings(rank=1, alpha=1), method="one", combination="a", round=0, details=facts)
-    return partial(self_generated, miniature, [adapter], alone, 1, 0, **DRAWN)
+    return partial(self_generated, miniature, [adapter], alone, REFINE, 0, "miniature", "miniature")
 
 
 def test_what_another_process_stored_first_counts(miniature, draw, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mudi.methods.dreambooth import DreamBooth
 from mudi.model_facts import find_folder, weights_identity
-from mudi.modular.subject_fits import deciding, single_folder
+from mudi.modular.subject_fits import single_folder
 from mudi.options import Sampling
 from mudi.records import Reference, Subject
 
@@ -67,14 +67,14 @@ def test_recipe_seed_precision_and_backbone_decide(tmp_path):
 def test_how_pictures_are_drawn_decides_no_fit(change, decides):
     """single_seed is an argument of its own beside the recipe."""
     options = DreamBooth(steps=3, objective="denoising")
-    assert (deciding(replace(options, **change)) != deciding(options)) == decides
+    assert (replace(options, **change).recipe() != options.recipe()) == decides
 
 
 def test_who_makes_class_priors_decides_only_where_there_are_some():
     for objective, decides in (("denoising", False), ("prior_preservation", True)):
         options = DreamBooth(objective=objective)
-        assert (deciding(replace(options, detector="other")) != deciding(options)) == decides
-        assert (deciding(replace(options, prior_images=7)) != deciding(options)) == decides
+        assert (replace(options, detector="other").recipe() != options.recipe()) == decides
+        assert (replace(options, prior_images=7).recipe() != options.recipe()) == decides
 
 
 @pytest.fixture(scope="module")

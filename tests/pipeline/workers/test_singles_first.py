@@ -16,7 +16,7 @@ from tests.pipeline.test_rounds import RUN_FILE
 
 DOGS = Path("jobs/configs/miniature/two_dogs")
 METHODS = {
-    "merged_loras": ["method={name: merged_loras, steps: 2, rank: 2, batch: 1, accumulation: 1, objective: denoising}"],
+    "merged_loras": ["method={name: merged_loras, single: {steps: 2, rank: 2, batch: 1, accumulation: 1, objective: denoising}}"],
     "concept_conductor": [
         "method={name: concept_conductor, steps: 2, rank: 2, batch: 1, accumulation: 1, objective: denoising}",
         "sampling.layout=given",
