@@ -124,6 +124,12 @@ def parameters(shapes: Shapes) -> int:
     return sum(prod(shape) for shape in shapes.values())
 
 
+def checkpoint_bytes(numbers: int, steps: int) -> int:
+    """The most bytes of checkpoints that a fit of so many numbers and steps has at once (`mudi.fit`): one each 200 steps, of the
+    numbers and both of Adam's moments, two of them kept while a third is written."""
+    return max(0, min(3, (steps - 1) // 200)) * 3 * FLOAT32 * numbers
+
+
 def gram_bytes(unet: Mapping, targets: Sequence[str]) -> int:
     """Bytes of the Grams of one subject whose LoRA has these targets (`grams.gram_bytes`), in memory and but for a header on disk."""
     shapes = lora_shapes(unet, LoraSettings(rank=1, alpha=1, targets=tuple(targets)))

@@ -88,6 +88,14 @@ def weights_identity(name: str, miniature_part: str = "") -> str:
     return _digest(folder, tuple(files), tuple(looks))
 
 
+def weights_bytes(name: str, miniature_part: str = "") -> int:
+    """The bytes of the weights of a model that lies here, as they are stored; 0 of one that does not. miniature_part: as for
+    `find_folder`."""
+    folder = local_folder(name, miniature_part)
+    roots = [folder / part for part in BACKBONE] if (folder / INDEX).is_file() else [folder]
+    return sum(path.stat().st_size for root in roots for path in root.rglob("*.safetensors"))
+
+
 @lru_cache(maxsize=64)
 def _digest(folder: Path, files: tuple[Path, ...], looks: tuple[tuple[int, int], ...]) -> str:
     """The digest of files that look so; asked again they are not read again."""

@@ -1,8 +1,9 @@
-"""The work of a fit before it is started: optimiser steps, rows through the UNet, things made once beside a subject's own fit."""
+"""Work before it is started: optimiser steps and rows through the UNet of a fit, things made once beside a subject's own fit, calls
+of the UNet for a picture."""
 
 from dataclasses import dataclass
 
-from mudi.options import DRIFT_TIMES, RetrainSettings
+from mudi.options import DRIFT_TIMES, RetrainSettings, Sampling
 from mudi.records import Combination
 
 
@@ -58,3 +59,16 @@ def refit_work(settings: RetrainSettings, adapter: str, combination: Combination
         kind=kind, steps=settings.steps, accumulation=settings.accumulation, rows=settings.batch, references=1,
         photos=photos_of(combination),
     )  # fmt: skip
+
+
+def calls_of(sampling: Sampling) -> int:
+    """Predictions for one chunk: its steps, and those that guidance by layout does again."""
+    guidance = sampling.layout_guidance
+    if guidance is None:
+        return sampling.steps
+    return sampling.steps + guidance.recurrence * min(sampling.steps, guidance.steps or sampling.steps)
+
+
+def rows_of(sampling: Sampling) -> int:
+    """UNet rows of one picture on one path."""
+    return calls_of(sampling) * (1 if sampling.guidance == 1 else 2)

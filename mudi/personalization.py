@@ -115,6 +115,10 @@ class Personalization:
         """The words that tell this method's adapters from others whose steps take other seconds."""
         return self.name
 
+    def lengths(self) -> dict[str, int]:
+        """The keys of a file that say how long `train` takes and do not change what a step takes, with their values."""
+        raise NotImplementedError(f"{self.name} declares no `lengths`")
+
     def single_recipe(self, combination: Combination) -> dict[str, object] | None:
         """What decides a subject's fit alone, beside the subject, the seed and the model; None if all are fitted together."""
         single = self.subject_method(combination)
@@ -216,6 +220,11 @@ class PhotoFit(Personalization):
     def described(self) -> str:
         """The name, and the rank where there is one."""
         return f"{self.name} rank={self.rank if self.lora_targets else 0}"
+
+    def lengths(self) -> dict[str, int]:
+        """Steps, and class priors where the objective wants some."""
+        priors = {"prior_images": self.prior_images} if self.objective == "prior_preservation" and self.prior_images else {}
+        return {"steps": self.steps, **priors}
 
     def work(self, combination: Combination) -> Work:
         """Every picture has a class prior beside it where the objective wants them; DCO asks the bare model too."""

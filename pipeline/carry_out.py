@@ -1,7 +1,7 @@
 """Carrying out the phases of a run: fits, chunks and judgements that are not there yet go to the workers, and are counted afterwards."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ def phases_of(run: Ready) -> Phases:
     return (benchmark if isinstance(run.config, BenchmarkConfig) else rounds).phases(run)
 
 
-def carry_out(run: Ready, do: Do, progress: Progress) -> None:
-    """Carry out everything that the run asks for and that is not in its opened folder yet.
+def carry_out(run: Ready, do: Do, progress: Progress, choose: Callable[[Choice], Any] = lambda choice: choice.choose()) -> None:
+    """Carry out everything that the run asks for and that is not in its opened folder yet. `choose` answers selections.
 
     Raises ValueError for input that a worker finds wrong, and RunFailedError where too much fails or is missing.
     """
@@ -52,7 +52,7 @@ def carry_out(run: Ready, do: Do, progress: Progress) -> None:
             case Draws():
                 return draw_missing(phase, do, cluster.max_failed_share, progress)
             case Choice():
-                return phase.choose()
+                return choose(phase)
             case Judgements():
                 return judge_missing(phase, do, progress)
 

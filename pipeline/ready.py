@@ -60,7 +60,7 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
     """Ask everything that a start would refuse; the run, or None if `refuse` went on after something was wrong.
 
     `refuse` is told each mistake. `loaded`: the combinations where they have been read already. `absent_ok`: folders of
-    combinations that are not here are counted rather than refused, as a plan does.
+    combinations that are not here are counted rather than refused, as a plan does, and weights need not be here either.
     """
     wrong: list[ValueError] = []
 
@@ -73,7 +73,8 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
             return None
 
     run_dir = ask(folders.run_folder, config.runs, config.name)
-    ask(check_models, config)
+    if not absent_ok:
+        ask(check_models, config)
     ask(check_queries, config)
     arms = ask(benchmark_arms.resolve, config) if isinstance(config, BenchmarkConfig) else {}
     methods = ask(_methods, config, arms) if arms is not None else None
@@ -85,7 +86,7 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
     if loaded is None:
         loaded = [found for folder in config.combinations if (found := ask(_combination, config, folder, absent)) is not None]
     if isinstance(config, BenchmarkConfig):
-        ask(check_metrics, config, [c for c in loaded if c.key not in {folder.name for folder in absent}])
+        ask(check_metrics, config, [c for c in loaded if c.key not in {folder.name for folder in absent}], absent_ok)
     named = [ask(_named, config, arms, c, absent) for c in loaded] if methods is not None else []
     if wrong:
         return None
@@ -172,11 +173,12 @@ def inputs_of(config: Config) -> dict[str, str]:
     return {f"combination {folder.name}": folders.folder_sha256(folder) for folder in config.combinations} | identities
 
 
-def check_metrics(config: BenchmarkConfig, combinations: Sequence[Combination]) -> None:
-    """Raise ValueError for a metric that is unknown, lacks its model, or cannot judge these combinations."""
+def check_metrics(config: BenchmarkConfig, combinations: Sequence[Combination], absent_ok: bool = False) -> None:
+    """Raise ValueError for a metric that is unknown, lacks its model, or cannot judge these combinations. `absent_ok`: a model's
+    folder need not be here."""
     for name in config.metrics:
         for key, weights in metric_weights(config, name).items():
-            if isinstance(weights, str) and not is_hub_id(weights):
+            if isinstance(weights, str) and not absent_ok and not is_hub_id(weights):
                 find_folder(weights, key)
     usable = {key for metric in METRICS.values() for key in metric.MODELS}
     if unused := sorted(set(config.models.model_extra) - usable):

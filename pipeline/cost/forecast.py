@@ -1,89 +1,90 @@
-"""The plan that is made when a run starts, held in the end against what the run took; and what the run measured, kept as rates.
-
-A run without a calibration has nothing to compare with. It measures all the same: seconds of each fit, chunk and
-scorer, and the size of its pictures become rates of its device, so that the next plan has some.
-"""
+"""The plan that is made when a run starts, held in the end against what the run took; what the run measured is kept as rates."""
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median, quantiles
 
-import numpy as np
-
-from pipeline.arms import pool_dir
-from pipeline.cost import calibration, price
-from pipeline.cost.calibration import PNG, SWEEP_START, Calibration, Rate, judge_name, scorer_names, spread
-from pipeline.cost.count import workload_of
-from pipeline.cost.price import Price
-from pipeline.cost.workload import Phase, Workload
-from pipeline.settings.benchmark_config import BenchmarkConfig
-from pipeline.settings.config import RunConfig
+from mudi.prior_folder import MANIFEST
+from pipeline.class_priors import FOLDER
+from pipeline.cost import calibration
+from pipeline.cost.calibration import PNG, START, Rate, scorer_names
+from pipeline.cost.count import Workload, workload_of
+from pipeline.cost.price import Price, price, workers_at_once
+from pipeline.phases import Progress
+from pipeline.ready import Ready
 from pipeline.tables import journal
+from pipeline.tables.journal import read_events
 from pipeline.tables.read import read_file
-from pipeline.workers.fit_job import cost_file, read_cost
+from pipeline.workers.fit_job import read_cost
 
-Progress = Callable[[str, int, int], None]
+UNITS = ((86_400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+MANY = 4  # From so many measurements on the quartiles stand for all of them: sums vary less than what is summed.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
     """What was left to do when a run started, what that was expected to cost on each calibrated device, and when it was.
 
-    reports: label -> the clock time and count of each of its reports so far.
+    line: says it in the terminal, "" if nothing is known. fitting: the clock time at which a fit first moved, once it has.
     """
 
     workload: Workload
     prices: tuple[Price, ...]
     began: float
-    reports: dict[str, list[tuple[float, int]]]
+    line: str
+    fitting: list[float] = field(default_factory=list)
 
 
-def plan_now(config: RunConfig | BenchmarkConfig, run_dir: Path) -> Planned:
+def plan_now(run: Ready) -> Planned:
     """The plan of what is left to do, noted in events.jsonl as "planned"."""
-    workload = workload_of(config)
-    prices = tuple(price.price(config, workload, stored) for stored in calibration.calibrations(config))
-    journal.append_event(run_dir, event="planned", devices=[asdict(of_device) for of_device in prices])
-    return Planned(workload=workload, prices=prices, began=time.time(), reports={})
+    workload, gpus = workload_of(run), run.config.cluster.workers.gpus > 0
+    prices = tuple(price(run.config, workload, stored) for stored in calibration.calibrations(run.config))
+    journal.append_event(run.run_dir, event="planned", devices=[asdict(of_device) for of_device in prices])
+    expected = [of_device for of_device in prices if (of_device.device != "cpu") == gpus and of_device.wall and of_device.wall[1]]
+    said = "; ".join(f"{duration(of_device.wall)} on {of_device.device}" for of_device in expected)
+    return Planned(workload=workload, prices=prices, began=time.time(), line=f"planned {said}" if said else "")
 
 
 def timed(progress: Progress, planned: Planned) -> Progress:
-    """The same reports, noted in `planned.reports` on the way."""
+    """The same reports, of which the first of a fit is noted in `planned.fitting`: a fit reports no sooner than its first step."""
+    others = {phase.name for phase in planned.workload.phases if phase.tasks[0].stage != "fit"}
 
     def report(label: str, done: int, total: int) -> None:
-        planned.reports.setdefault(label, []).append((time.time(), done))
+        if not planned.fitting and label not in others:
+            planned.fitting.append(time.time())
         progress(label, done, total)
 
     return report
 
 
-def close_plan(config: RunConfig | BenchmarkConfig, run_dir: Path, planned: Planned, seconds: float) -> str:
-    """A line that holds the plan against the `seconds` measured; the run's own measurements are stored as rates."""
-    # Chunks are named after the adapters that draw them, so only now is known which are which.
-    phases = workload_of(config).phases
-    events = _chunk_events(run_dir, planned.began)
-    devices = _devices(run_dir, planned, events)
-    if not devices and len(planned.prices) == 1 and any(not judge.done for judge in planned.workload.judged):
-        devices = {planned.prices[0].device}
-    if not devices:
-        return "nothing was left to fit or to draw: no plan to compare"
-    if len(devices) > 1:
-        return f"ran on several types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
+def close_plan(run: Ready, planned: Planned, seconds: float) -> str:
+    """A line that holds the plan against the `seconds` that the run took until now; its own measurements are stored as rates."""
+    began, left = time.time() - seconds, [task for task in planned.workload.tasks() if not task.done]
+    if not left:
+        return "nothing was left to do: no plan to compare"
+    measured, source = measure(run, planned.workload, planned.began, Measured()), f"run {run.config.name}"
+    devices = measured.devices or {of_device.device for of_device in planned.prices if of_device.wall}
+    if len(devices) != 1:
+        return f"ran on {len(devices)} known types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
     (device,) = devices
-    found = calibration.find(config, device)
-    measured = learnt(config, run_dir, planned, phases, events, found)
-    calibration.store(config, found.with_rates(measured))
+    rates = rates_of(measured, calibration.find(run.config, device).rates, source)
+    first = min([*planned.fitting, *measured.began], default=None)
+    # Class priors and metrics are noted when they are done, so a run that begins with them does not tell how long its start was.
+    if first is not None and left[0].stage in ("fit", "draw"):
+        rates[START] = Rate(low=first - began, high=first - began, source=source)
+    calibration.store(run.config, device, rates)
     walls = [of_device.wall for of_device in planned.prices if of_device.device == device and of_device.wall]
     if not walls:
         return f"no plan was made before: nothing to compare; this run's rates are stored for the next plan on {device}"
-    line = verdict(walls[0], seconds)
-    journal.append_event(run_dir, event="plan error", device=device, planned=walls[0], measured=seconds)
-    return line
+    journal.append_event(run.run_dir, event="plan error", device=device, planned=walls[0], measured=seconds)
+    return verdict(walls[0], seconds)
 
 
-def verdict(wall: tuple[float, float], seconds: float) -> str:
+def verdict(wall: Sequence[float], seconds: float) -> str:
     """planned 3.1 to 4.4 min, measured 4.0 min (inside)."""
     low, high = wall
     where = "inside"
@@ -91,119 +92,96 @@ def verdict(wall: tuple[float, float], seconds: float) -> str:
         where = f"{seconds / high - 1:+.0%} above the high end"
     if seconds < low:
         where = f"{seconds / low - 1:+.0%} below the low end"
-    unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if high >= 1.5 * u or u == 1)
+    unit, name = _unit(high, UNITS[1:])
     return f"planned {low / unit:.1f} to {high / unit:.1f} {name}, measured {seconds / unit:.1f} {name} ({where})"
 
 
-def learnt(
-    config: RunConfig | BenchmarkConfig, run_dir: Path, planned: Planned, phases: Sequence[Phase], events: Sequence[Mapping],
-    known: Calibration,
-) -> dict[str, Rate]:  # fmt: skip
-    """Rates from what this start of the run did.
+def duration(wall: Sequence[float]) -> str:
+    """3.1 to 4.4 min"""
+    unit, name = _unit(wall[1], UNITS)
+    return f"{wall[0] / unit:.1f} to {wall[1] / unit:.1f} {name}"
 
-    `phases` are the run's, with their true chunks; `events` the chunks that this start drew. Of many chunks the
-    quartiles are kept: sums of them vary less than the chunks themselves.
-    """
-    source = f"run {config.name}"
-    rates = _fit_rates(planned, known, source)
-    draws = {draw.chunk_id: draw for phase in phases for draw in phase.draws}
-    mine = [event for event in events if event["chunk"] in draws]
-    by_kind: dict[str, list[float]] = {}
-    for event in mine:
-        draw = draws[event["chunk"]]
-        if draw.pictures == draw.batch:
-            by_kind.setdefault(price.whole_chunk(draw), []).append(event["seconds"]["generate"])
-    rates |= {kind: _quartiles(values, source=source) for kind, values in by_kind.items()}
-    for stage, name in zip(("detect", "compare"), scorer_names(config), strict=True):
-        if mine:
-            rates[name] = _quartiles([event["seconds"][stage] / event["candidates"] for event in mine], source=source)
-    if starts := _sweep_starts(planned, phases, mine):
-        rates[SWEEP_START] = spread(starts, source=source)
-    if isinstance(config, BenchmarkConfig):
-        rates |= _judge_rate(config, planned, phases, source)
-    if sizes := _picture_bytes(run_dir, mine):
-        rates[PNG] = spread(sizes, source=source)
+
+def _unit(high: float, units: Sequence[tuple[int, str]]) -> tuple[int, str]:
+    return next((unit, name) for unit, name in units if high >= 1.5 * unit or unit == 1)
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """Name of a rate -> units and seconds of each piece of work; peaks of memory by name, devices, and when drawing first began."""
+
+    pieces: defaultdict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    peaks: dict[str, int] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)
+    began: list[float] = field(default_factory=list)
+
+
+def measure(run: Ready, before: Workload, since: float, found: Measured) -> Measured:
+    """What the run did since a clock time, when `before` was counted, added to `found`. The first chunks, one a worker, also load models,
+    so they tell nothing where there are others."""
+    for task in before.tasks("fit"):
+        if not task.done and (cost := read_cost(Path(task.place))) is not None:
+            found.devices.add(cost["device"])
+            # Of a fit that went on from a checkpoint the note tells only a part.
+            if not task.begun:
+                found.pieces[task.kind].append((task.units, cost["seconds"]))
+                found.peaks[task.kind] = max(cost["peak_bytes"], found.peaks.get(task.kind, 0))
+    workers, judged = workers_at_once(run.config.cluster), []
+    _chunks(run, since, found, workers)
+    recipes = {task.place: task for task in before.tasks("priors")}
+    for event in read_events(run.run_dir, since):
+        match event:
+            case {"event": "priors", "folder": str(folder), "batch": int(batch)} if folder in recipes:
+                noted = json.loads((run.run_dir.parent / FOLDER / folder / f"batch-{batch:04d}" / MANIFEST).read_text())
+                found.pieces[recipes[folder].kind].append((recipes[folder].units, noted["seconds"]))
+                found.devices.add(noted["device"])
+            case {"event": "judged", "pictures": int(pictures), "seconds": float(seconds)} if pictures:
+                judged.append((pictures, seconds))
+    kinds = {task.kind for task in before.tasks("judge") if not task.done}
+    if judged and len(kinds) == 1:
+        found.pieces[kinds.pop()] += judged[min(workers, len(judged) // 2) :]
+    return found
+
+
+def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
+    """Chunks that were drawn since, of which the first ones are left out."""
+    chunks = []
+    # Chunks are named after the adapters that draw them, so only afterwards is known which are which.
+    for phase in workload_of(run).phases:
+        tasks = {task.place: task for task in phase.tasks if task.stage == "draw"}
+        for event in read_events(phase.run_dir, since) if tasks else ():
+            match event:
+                case {"event": "chunk", "chunk": str(name), "seconds": {"began": float(began), "generate": _, "detect": _, "compare": _}}:
+                    chunks += [(began, name, phase.run_dir, tasks[name], event["seconds"])] if name in tasks else []
+    chunks.sort(key=lambda chunk: chunk[:2])
+    found.began += [began for began, *_ in chunks[:1]]
+    for _, name, run_dir, task, stages in chunks[min(workers, len(chunks) // 2) :]:
+        if task.share == 1:
+            found.pieces[task.kind].append((task.units, stages["generate"]))
+        for stage, scorer in zip(("detect", "compare"), scorer_names(run.config), strict=True):
+            found.pieces[scorer].append((task.whole["images"], stages[stage]))
+        for path in (run_dir / "images").glob(f"round=*/{name}.parquet"):
+            found.pieces[PNG].append((task.whole["images"], path.stat().st_size))
+            found.devices |= set(read_file(run_dir / "candidates" / path.parent.name / path.name, ["device"])["device"].to_pylist())
+
+
+def rates_of(measured: Measured, known: Mapping[str, Rate], source: str) -> dict[str, Rate]:
+    """The rates that the pieces make. Pieces of different lengths tell the seconds that do not grow with them, `other`; without such
+    pieces it is what was `known`."""
+    rates = {}
+    for name, pieces in measured.pieces.items():
+        before, beside = known.get(name, Rate(low=0.0, high=0.0)), _beside(pieces)
+        other = before.other if beside is None else beside
+        each = [max(seconds - other, 0.0) / units for units, seconds in pieces]
+        low, _, high = quantiles(each, method="inclusive") if len(each) >= MANY else (min(each), 0, max(each))
+        rates[name] = Rate(low=low, high=high, other=other, peak_bytes=measured.peaks.get(name, before.peak_bytes), source=source)
     return rates
 
 
-def _fit_rates(planned: Planned, known: Calibration, source: str) -> dict[str, Rate]:
-    steps: dict[str, list[float]] = {}
-    for fit in planned.workload.fits:
-        cost = read_cost(fit.folder)
-        # A merge of fits that another arm makes has no steps; of such fits that were there in part nothing says which part is this start's.
-        if fit.done or not fit.left or cost is None or (fit.alone and fit.done_steps):
-            continue
-        other = known.rates[fit.kind].other if fit.kind in known.rates else 0.0
-        seconds = cost["seconds"] + cost.get("alone_seconds", 0.0) * (fit.alone or 0) / len(fit.combination.subjects)
-        steps.setdefault(fit.kind, []).append(max(seconds - other, 0.0) / fit.left)
-    return {
-        kind: spread(
-            values,
-            other=known.rates[kind].other if kind in known.rates else 0.0,
-            peak_bytes=known.rates[kind].peak_bytes if kind in known.rates else None,
-            source=source,
-        )
-        for kind, values in steps.items()
-    }
-
-
-def _judge_rate(config: BenchmarkConfig, planned: Planned, phases: Sequence[Phase], source: str) -> dict[str, Rate]:
-    """Seconds a picture of all metrics that were lacking, together: from the first scored chunk to the last, over the workers."""
-    metrics = {judge.metric for judge in planned.workload.judged if not judge.done}
-    moved = [report for report in planned.reports.get("metrics", ()) if report[1] > 0]
-    if not metrics or len(moved) < 2:
-        return {}
-    (began, first), (ended, last) = moved[0], moved[-1]
-    pictures = [draw.pictures for phase in phases if phase.name == "pictures" for draw in phase.draws]
-    each = (ended - began) / (last - first) * config.cluster.judge.actors / float(np.mean(pictures))
-    return {judge_name(config, *metrics): Rate(low=each, high=each, source=source)}
-
-
-def _quartiles(values: Sequence[float], **more) -> Rate:
-    low, high = np.quantile(values, [0.25, 0.75])
-    return Rate(low=float(low), high=float(high), **more)
-
-
-def _chunk_events(run_dir: Path, since: float) -> list[dict]:
-    """The chunks that were stored since a clock time, those of a benchmark's pool among them."""
-    found = []
-    for folder in (run_dir, pool_dir(run_dir)):
-        log = folder / "events.jsonl"
-        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-            event = json.loads(line)
-            if event["event"] == "chunk" and datetime.fromisoformat(event["time"]).timestamp() >= since:
-                found.append(event)
-    return found
-
-
-def _sweep_starts(planned: Planned, phases: Sequence[Phase], events: Sequence[Mapping]) -> list[float]:
-    """Seconds from the start of each sweep to the first picture drawn in it."""
-    began = {event["chunk"]: event["seconds"]["began"] for event in events}
-    starts = []
-    for phase in phases:
-        firsts = [began[draw.chunk_id] for draw in phase.draws if draw.chunk_id in began]
-        if firsts and phase.name in planned.reports:
-            starts.append(min(firsts) - planned.reports[phase.name][0][0])
-    return starts
-
-
-def _chunk_files(run_dir: Path, dataset: str, events: Sequence[Mapping]) -> dict[str, Path]:
-    """Chunk id -> its file of a dataset, of these chunks, a benchmark's pool among them."""
-    wanted = {event["chunk"] for event in events}
-    files = [path for folder in (run_dir, pool_dir(run_dir)) for path in (folder / dataset).glob("round=*/*.parquet")]
-    return {path.stem: path for path in files if path.stem in wanted}
-
-
-def _picture_bytes(run_dir: Path, events: Sequence[Mapping]) -> list[float]:
-    """Bytes a picture of the image files of these chunks."""
-    files = _chunk_files(run_dir, "images", events)
-    return [files[event["chunk"]].stat().st_size / event["candidates"] for event in events if event["chunk"] in files]
-
-
-def _devices(run_dir: Path, planned: Planned, events: Sequence[Mapping]) -> set[str]:
-    """The types of device that made what was left to make."""
-    costs = [cost_file(fit.folder) for fit in planned.workload.fits if not fit.done]
-    found = {json.loads(path.read_text())["device"] for path in costs if path.is_file()}
-    for path in _chunk_files(run_dir, "candidates", events).values():
-        found.update(read_file(path, ["device"])["device"].to_pylist())
-    return found
+def _beside(pieces: Sequence[tuple[float, float]]) -> float | None:
+    """Where the line through the shortest and the longest pieces begins; None if their lengths are too much alike."""
+    short, long = min(pieces)[0], max(pieces)[0]
+    if long < 2 * short:
+        return None
+    at_short, at_long = (median(seconds for units, seconds in pieces if units == length) for length in (short, long))
+    return max(0.0, at_short - max(0.0, at_long - at_short) / (long - short) * short)

@@ -67,6 +67,19 @@ def append_event(run_dir: Path, **fields: Any) -> None:
         file.write(line)
 
 
+def read_events(run_dir: Path, since: float = 0.0) -> list[dict[str, Any]]:
+    """The events of a log since a clock time. It is a log: a line that cannot be read is no event, and no error."""
+    log, found = run_dir / "events.jsonl", []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else ():
+        try:
+            event = json.loads(line)
+            if event["event"] and datetime.fromisoformat(event["time"]).timestamp() >= since:
+                found.append(event)
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
 def write_marker(run_dir: Path, round: int, phase: str, payload: Mapping[str, Any]) -> None:
     """Records that a phase of a round is complete, with what the next phase needs to know of it."""
     publish(run_dir, _marker(round, phase), json.dumps(dict(payload), sort_keys=True).encode())

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mudi import adapter_folder
-from mudi.adapter_folder import clear_work
+from mudi.adapter_folder import clear_work, work_folder
 from mudi.backbone import Backbone
 from mudi.methods import METHODS
 from mudi.modular.subject_fits import single_folder
@@ -115,6 +115,13 @@ def place_of(job: FitJob) -> Path:
         return Path(job.out_dir)
     keys = [subject.key for subject in job.combination.subjects]
     return folders_alone(job, options_of(job))[keys.index(job.alone)]
+
+
+def steps_behind(job: FitJob) -> int:
+    """Steps in a checkpoint of the fit; a subject's own keeps them with the combination that it is made for."""
+    place = place_of(job)
+    folders = (work_folder(place), work_folder(work_folder(Path(job.out_dir)) / place.name))
+    return max((int(path.stem.removeprefix("step-")) for folder in folders for path in folder.glob("step-*.safetensors")), default=0)
 
 
 def options_of(job: FitJob) -> Personalization:
