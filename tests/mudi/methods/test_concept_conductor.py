@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from places import DOGS
+from running import carried_out, opened
 
 from mudi import adapter_folder, adapters
 from mudi.adapter_folder import MANIFEST, WEIGHTS
@@ -20,15 +21,9 @@ from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import fit_apart
 from mudi.options import LayoutGuidance, LoraSettings, Sampling
 from mudi.text.conditioning import encode_prompts
-from pipeline import rounds
-from pipeline.cost.calibration import architecture_of
-from pipeline.cost.count import workload_of
-from pipeline.cost.disk import adapter_numbers
-from pipeline.cost.workload import Counts, count_draw, total
+from pipeline.cost.count import ROWS, total, workload_of
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
-from pipeline.tables.run_folder import open_run
-from pipeline.workers.in_process import PLAIN
 from tests.pipeline.test_rounds import RUN_FILE, SMALL
 
 SAMPLING = Sampling(steps=2, guidance_scale=2.0, gamma=0.0, layout="given", negative_prompt=None)
@@ -81,13 +76,13 @@ def test_a_chunk_takes_as_many_rows_as_a_plan_counts(miniature, two_dogs, fitted
     """Two subjects are three passes: a picture of 2 steps and both sides of guidance is 2 x 2 x 3 = 12 rows, counted at the UNet."""
     method, adapter, _ = fitted
     overrides = (*METHOD, "candidates=1", "keep=1", "sampling.steps=2", "sampling.batch=1", "sampling.gamma=0.0")
-    (draw,) = workload_of(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides])).draws
+    (draw,) = workload_of(ready(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides]))).tasks("draw")
     counted = Counter()
     hook = miniature.unet.register_forward_hook(lambda module, args, output: counted.update(rows=len(output.sample), calls=1))
     adapters.put_on(miniature, adapter)
-    method.sample(miniature, two_dogs, two_dogs.prompts[0], range(draw.pictures))
+    method.sample(miniature, two_dogs, two_dogs.prompts[0], range(draw.whole["images"]))
     hook.remove()
-    assert (draw.paths, count_draw(draw).forward, draw.calls) == (3, counted["rows"], counted["calls"]) == (3, 12, 6)
+    assert (draw.whole[ROWS], draw.units) == (counted["rows"], counted["calls"]) == (12, 6)
     assert draw.kind.endswith("paths=3")
 
 
@@ -95,9 +90,10 @@ def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
     """Two files of one LoRA each and as many of the subjects' own fits, in numbers; and those that a fit trains at once."""
     _, adapter, singles = fitted
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
-    parameters, size = adapter_numbers(workload_of(config).fits[0], architecture_of(config))
-    assert size == sum(payload_bytes(folder) for folder in (adapter.path, *singles.iterdir()) if (folder / MANIFEST).is_file())
-    assert 2 * parameters == adapter_folder.read_manifest(adapter.path)["parameters"]
+    tasks = workload_of(ready(config)).tasks()
+    stored = [folder for folder in (adapter.path, *singles.iterdir()) if (folder / MANIFEST).is_file()]
+    assert total(tasks)["adapter bytes"] == sum(map(payload_bytes, stored))
+    assert 2 * tasks[0].trained == adapter_folder.read_manifest(adapter.path)["parameters"]
 
 
 def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_used(miniature, tmp_path):
@@ -125,7 +121,7 @@ def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_use
 def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
     """Fits of subjects alone, and a sweep by three paths, counted at the UNet; then nothing is left."""
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, *METHOD, "method.steps=3", "sampling.gamma=0.0"])
-    expected = total(workload_of(config).phases, whole=True)
+    expected = total(workload_of(ready(config)).tasks())
     counted = Counter()
 
     def count(module, args, output):
@@ -133,10 +129,10 @@ def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
             counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
 
     hook = torch.nn.modules.module.register_module_forward_hook(count)
-    rounds.selftrain(config, ready(config).combinations, open_run(config), PLAIN, lambda label, done, total: None)
+    carried_out(opened(config))
     hook.remove()
-    assert (counted.total(), counted["backward"]) == (expected.forward, expected.backward)
-    assert total(workload_of(config).phases, whole=False) == Counts()
+    assert (counted.total(), counted["backward"]) == (expected[ROWS], expected["backward"])
+    assert not total(workload_of(ready(config)).tasks(), whole=False)
 
 
 @pytest.mark.parametrize(

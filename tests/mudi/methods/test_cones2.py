@@ -17,14 +17,11 @@ from mudi.options import RetrainSettings
 from mudi.retrain import retrain
 from mudi.text.prompts import fill_prompts
 from pipeline import assignments
-from pipeline.cost.calibration import architecture_of
-from pipeline.cost.count import workload_of
-from pipeline.cost.disk import adapter_numbers
-from pipeline.cost.workload import total
+from pipeline.cost.count import total, workload_of
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
-from pipeline.tables.run_folder import run_folder
-from pipeline.workers.fit_job import run_job
+from pipeline.workers.fit_job import fit
+from pipeline.workers.loaded import Loaded
 
 
 def test_subjects_go_without_identifier_in_prompts_and_training(two_dogs):
@@ -83,16 +80,15 @@ def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
     method = "method={name: cones2, tuning: direct, steps: 2, descriptive_class: false}"
     folders = f"combinations=[{tmp_path / 'one'},{tmp_path / 'other'}]"
     config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"])
-    counts = total(workload_of(config).phases, whole=True)
-    assert (counts.fits, counts.steps, counts.backward) == (2, 4, 4)
-    predicted = sum(adapter_numbers(fit, architecture_of(config))[1] for fit in workload_of(config).fits)
-    combinations = ready(config).combinations
-    jobs = assignments.first_fits(config, run_folder(config.runs, config.name), combinations)
-    assert combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
+    run = ready(config)
+    counts = total(workload_of(run).tasks())
+    assert (counts["fits"], counts["steps"], counts["backward"]) == (2, 4, 4)
+    jobs = assignments.first_fits(config, run.run_dir, run.combinations)
+    assert run.combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
     for job in jobs:
-        run_job(job, "cpu")
-        assert total(workload_of(config).phases, whole=False).steps == 0
-    assert predicted == sum(payload_bytes(path.parent) for path in tmp_path.rglob("residuals.safetensors"))
+        fit(Loaded("cpu", 1), job, lambda step, loss: None)
+        assert total(workload_of(run).tasks(), whole=False)["steps"] == 0
+    assert counts["adapter bytes"] == sum(payload_bytes(path.parent) for path in tmp_path.rglob("residuals.safetensors"))
 
 
 def test_rounds_of_self_training_are_refused_before_anything_is_fitted(tmp_path):
