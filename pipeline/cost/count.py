@@ -113,9 +113,7 @@ def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task
         made.update({"grams": grams, "gram bytes": grams * gram_bytes(architecture.unet, method.lora_targets)})
     done, behind = is_fitted(job), steps_behind(job)
     rest = replace(work, steps=max(0, work.steps - behind))
-    whole, left = (
-        made + Counter({"steps": w.steps, "examples": w.backward, "backward": w.backward, ROWS: w.forward}) for w in (work, rest)
-    )
+    whole, left = (made + Counter(steps=w.steps, examples=w.backward, backward=w.backward, **{ROWS: w.forward}) for w in (work, rest))
     return Task(
         stage="fit", owner=owner, kind=work.kind, place=str(place_of(job)), whole=whole, left=Counter() if done else left,
         units=rest.steps if work.steps else 1, done=done, begun=behind > 0, trained=trained,
