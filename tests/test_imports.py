@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,27 +18,16 @@ ROOMS = (
     ("plan",),
     ("workers",),
     ("prepare",),
-    (
-        "arms",
-        "assignments",
-        "benchmark",
-        "benchmark_folder",
-        "class_priors",
-        "drawing",
-        "layout_levels",
-        "named_subjects",
-        "requirements",
-        "rounds",
-        "run_inputs",
-    ),
+    ("arms", "assignments", "benchmark", "carry_out", "class_priors", "phases", "ready", "rounds"),
     ("cost", "check"),
     ("report",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
-RAY_FILES = {"pipeline/workers/cluster.py", "pipeline/workers/sweep.py", "pipeline/workers/training.py"}
+RAY_FILES = {"pipeline/workers/cluster.py", "pipeline/workers/pool.py"}
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Every module that a file imports anywhere, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -45,7 +35,7 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
 def tops(path: Path) -> set[str]:
@@ -105,6 +95,7 @@ def test_run_files_are_read_without_torch_and_ray():
     """A mistake in one is told at once, and what a method draws with is filled in."""
     code = """
 import sys
+from functools import cache
 from pathlib import Path
 from pipeline.settings import benchmark_config, config, hyperparameters, prompt_file, subjects_file
 for load, name in ((config.load_run, "miniature"), (benchmark_config.load_benchmark, "benchmark_smoke")):
