@@ -115,9 +115,9 @@ class Personalization:
         """The words that tell this method's adapters from others whose steps take other seconds."""
         return self.name
 
-    def lengths(self) -> dict[str, int]:
-        """The keys of a file that say how long `train` takes and do not change what a step takes, with their values."""
-        raise NotImplementedError(f"{self.name} declares no `lengths`")
+    def shortened(self, steps: int) -> dict[str, object]:
+        """The keys of a file, with values that make `train` so many steps long of which each takes as long as before."""
+        raise NotImplementedError(f"{self.name} declares no `shortened`")
 
     def single_recipe(self, combination: Combination) -> dict[str, object] | None:
         """What decides a subject's fit alone, beside the subject, the seed and the model; None if all are fitted together."""
@@ -221,10 +221,10 @@ class PhotoFit(Personalization):
         """The name, and the rank where there is one."""
         return f"{self.name} rank={self.rank if self.lora_targets else 0}"
 
-    def lengths(self) -> dict[str, int]:
-        """Steps, and class priors where the objective wants some."""
-        priors = {"prior_images": self.prior_images} if self.objective == "prior_preservation" and self.prior_images else {}
-        return {"steps": self.steps, **priors}
+    def shortened(self, steps: int) -> dict[str, object]:
+        """Class priors are rows like any other, so photos stand in their place and nothing need be drawn."""
+        priors = self.objective == "prior_preservation" and self.prior_images > 0
+        return {"steps": steps, **({"objective": "denoising", "batch": 2 * self.batch} if priors else {})}
 
     def work(self, combination: Combination) -> Work:
         """Every picture has a class prior beside it where the objective wants them; DCO asks the bare model too."""

@@ -133,10 +133,10 @@ class Modular(Personalization):
         told = self.name not in ANY_SINGLE or type(self.single) is DreamBooth
         return f"{self.name} {numbers}" if told else f"{self.name} {self.single.name} {numbers}"
 
-    def lengths(self) -> dict[str, int]:
+    def shortened(self, steps: int) -> dict[str, object]:
         """Those of each part."""
-        refine = {"refine.steps": self.refine.steps} if self.refine else {}
-        return {f"single.{key}": value for key, value in self.single.lengths().items()} | refine
+        refine = {"refine.steps": steps} if self.refine else {}
+        return {f"single.{key}": value for key, value in self.single.shortened(steps).items()} | refine
 
     def work(self, combination: Combination) -> Work:
         """Steps are those of the refinement; Grams and pictures are made once beside each subject's fit."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mudi.adapter_size import Architecture, gram_bytes, known_architecture
 from mudi.options import Sampling
-from mudi.passes import Work, calls_of, refit_work, rows_of
+from mudi.passes import calls_of, refit_work, rows_of
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
 from pipeline.carry_out import phases_of
 from pipeline.class_priors import FOLDER, needs_of
@@ -112,15 +112,12 @@ def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task
     if grams := sum(thing.gram for thing in once.values()):
         made.update({"grams": grams, "gram bytes": grams * gram_bytes(architecture.unet, method.lora_targets)})
     done, behind = is_fitted(job), steps_behind(job)
-    left = max(0, work.steps - behind)
+    rest = replace(work, steps=max(0, work.steps - behind))
+    whole, left = (made + Counter(steps=w.steps, examples=w.backward, backward=w.backward, **{ROWS: w.forward}) for w in (work, rest))
     return Task(
-        stage="fit", owner=owner, kind=work.kind, place=str(place_of(job)), whole=made + _trained(work), done=done, begun=behind > 0,
-        left=Counter() if done else made + _trained(replace(work, steps=left)), units=left if work.steps else 1, trained=trained,
+        stage="fit", owner=owner, kind=work.kind, place=str(place_of(job)), whole=whole, left=Counter() if done else left,
+        units=rest.steps if work.steps else 1, done=done, begun=behind > 0, trained=trained,
     )  # fmt: skip
-
-
-def _trained(work: Work) -> Counts:
-    return Counter(steps=work.steps, examples=work.backward, backward=work.backward, **{ROWS: work.forward})
 
 
 def _drawing(images: str, pictures: int, batch: int, sampling: Sampling, paths: int, *, done: bool) -> dict:

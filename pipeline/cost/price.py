@@ -47,7 +47,7 @@ def price(config: Config, workload: Workload, calibration: Calibration) -> Price
         return Price(hours=(0.0, 0.0), wall=(0.0, 0.0), **known)
     workers = workers_at_once(config.cluster)
     phases = [[seconds(task, config, rates) for task in phase.tasks if not task.done] for phase in workload.phases]
-    start = start_seconds(config.cluster, workers, rates)
+    start = start_seconds(config.cluster, rates)
     low, high = (start[end] + NOISE[end] * sum(packed(items, workers)[end] for items in phases if items) for end in (0, 1))
     share = (config.cluster.workers.gpus or config.cluster.workers.cpus) / 3600
     busy = NOISE[0] * sum(least for items in phases for least, _ in items)
@@ -62,21 +62,16 @@ def workers_at_once(cluster: Cluster) -> int:
         return 1
     if slot.gpus or cluster.address not in (None, "local"):
         return slot.count or 1
-    room = max(1, int(cores_of(cluster) / slot.cpus))
+    room = max(1, int((cluster.cpus or os.cpu_count() or 1) / slot.cpus))
     return min(slot.count or room, room)
 
 
-def cores_of(cluster: Cluster) -> int:
-    """The cores of a local cluster."""
-    return cluster.cpus or os.cpu_count() or 1
-
-
-def start_seconds(cluster: Cluster, workers: int, rates: Mapping[str, Rate]) -> Range:
+def start_seconds(cluster: Cluster, rates: Mapping[str, Rate]) -> Range:
     """Seconds until the first piece of work begins: as runs measured it, or so long as libraries take that load side by side."""
     if (measured := rates.get(START)) is not None:
         return NOISE[0] * measured.low, NOISE[1] * measured.high
     ray = (0.0, 0.0) if cluster.address == "none" else RAY
-    crowded = 1.0 if cluster.workers.gpus else max(1.0, workers / cores_of(cluster))
+    crowded = 1.0 if cluster.workers.gpus else max(1.0, 1 / cluster.workers.cpus)
     return ray[0] + LIBRARIES[0] + FIRST_MODEL[0], ray[1] + crowded * LIBRARIES[1] + FIRST_MODEL[1]
 
 

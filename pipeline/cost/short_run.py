@@ -6,42 +6,55 @@ The first one warms up. The others differ in length, so that a line through both
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mudi.prior_folder import find_batch
 from pipeline.arms import pool_dir
 from pipeline.carry_out import carry_out, phases_of
+from pipeline.class_priors import needs_of
 from pipeline.cost import calibration
 from pipeline.cost.calibration import Rate
 from pipeline.cost.count import workload_of
 from pipeline.cost.forecast import Measured, measure, rates_of
-from pipeline.phases import Choice, Judgements, listed, unjudged
+from pipeline.phases import Choice, Priors, listed, unjudged
 from pipeline.ready import Config, Ready, open_folder, ready
 from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.settings.prompt_file import evaluation_prompts, templates_of, training_prompts
 from pipeline.tables import store
 from pipeline.workers.in_process import in_this_process
+from pipeline.workers.priors import PriorBatch
+from pipeline.workers.worker import Do
 
 WARM_UP, LENGTHS = 1, (2, 8)  # optimiser steps of every fit and denoising steps of every picture
-FEW_PRIORS = 4
 
 
 def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, say: Callable[[str], None]) -> tuple[str, dict[str, Rate]]:
     """The device's name and the rates of everything that the run asks for. `load` reads its file again with these overrides. Raises
     ValueError where none of the combinations is here."""
-    found, warming = Measured(), Measured()
+    found = Measured()
     with in_this_process(run.config.cluster) as (do, _):
         for steps in (WARM_UP, *LENGTHS):
             say(f"{steps} step{'s' * (steps > 1)} of everything")
-            short = ready(load(overrides(run, scratch, steps)))
+            short, of_these = ready(load(overrides(run, scratch, steps))), found if steps != WARM_UP else Measured()
             open_folder(short)
             before, began = workload_of(short), time.time()
             carry_out(short, do, lambda label, done, total: None, choose=partial(_first_picture, short))
-            measure(short, before, began, warming if steps == WARM_UP else found)
-    # Class priors keep their length and are drawn once, so only the first run has them.
-    found.pieces = warming.pieces | found.pieces
+            _draw_priors(run, scratch, steps, do, of_these)
+            measure(short, before, began, of_these)
     (device,) = found.devices
     return device, rates_of(found, calibration.find(run.config, device).rates, "short runs")
+
+
+def _draw_priors(run: Ready, scratch: Path, steps: int, do: Do, found: Measured) -> None:
+    """A batch of class priors of each kind, whether or not its pictures of so few steps show their class."""
+    cluster, kinds = run.config.cluster.model_dump(mode="json"), {task.place: task.kind for task in workload_of(run).tasks("priors")}
+    wanted = [recipe for phase in listed(phases_of(run)) if isinstance(phase, Priors) for recipe in needs_of(phase.jobs, cluster)]
+    for kind, recipe in {kinds[recipe.digest]: replace(recipe, steps=steps) for recipe in wanted}.items():
+        for failure in do([PriorBatch(recipe=recipe, folder=str(scratch / recipe.digest), batch=0, run="short")], lambda *_: None):
+            raise failure.error
+        found.pieces[kind].append((steps, find_batch(scratch / recipe.digest, 0)["seconds"]))
 
 
 def _first_picture(run: Ready, choice: Choice) -> object:
@@ -68,23 +81,16 @@ def overrides(run: Ready, scratch: Path, steps: int) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
-def _shortened(run: Ready, place: str, label: str, steps: int) -> dict[str, int]:
-    lengths = {key: min(long, FEW_PRIORS if "prior" in key else steps) for key, long in run.methods[label].lengths().items()}
-    return {f"{place}.{key}": length for key, length in lengths.items()}
-
-
 def _of_selftraining(run: Ready, key: str, steps: int, pictures: int) -> dict[str, object]:
     values = {"prompts": templates_of(run.config, key)[:1], "watched_prompts": [], "candidates": pictures, "keep": 1}
     values |= {"rounds": min(1, run.config.rounds), "retrain.steps": steps}
-    return values | _shortened(run, "method", run.config.method.name, steps)
+    return values | {f"method.{name}": value for name, value in run.methods[run.config.method.name].shortened(steps).items()}
 
 
 def _of_benchmark(run: Ready, key: str, steps: int, pictures: int) -> dict[str, object]:
     config = run.config
-    lacking = {
-        name for phase in listed(phases_of(run)) if isinstance(phase, Judgements) for names in unjudged(phase).values() for name in names
-    }
-    # Metrics are measured together, as the run will compute them: those that some picture lacks, or all.
+    # Metrics are measured together, as the run's last phase will compute them: those that some picture lacks, or all.
+    lacking = set().union(*unjudged(listed(phases_of(run))[-1]).values())
     metrics = [name for name in config.metrics if name == DRAWN_WITH or name in lacking or not lacking]
     values = {"prompts": evaluation_prompts(config, key)[:1], "images": pictures, "metrics": metrics, "fits": 1, "tables": [], "claims": []}
     if any(arm.refit for arm in config.methods.values()):
@@ -94,5 +100,5 @@ def _of_benchmark(run: Ready, key: str, steps: int, pictures: int) -> dict[str, 
         if arm.refit:
             values |= {f"methods.{label}.refit.{name}": n for name, n in (("steps", steps), ("pool", pictures), ("keep", 1))}
         elif arm.method or arm.hyperparameters:
-            values |= _shortened(run, f"methods.{label}", label, steps)
+            values |= {f"methods.{label}.{name}": value for name, value in run.methods[label].shortened(steps).items()}
     return values

@@ -11,7 +11,7 @@ from mudi.model_facts import weights_bytes
 from pipeline.cost.calibration import Rate
 from pipeline.cost.count import LEFT_OUT, PRIORS, ROWS, Workload, total
 from pipeline.cost.forecast import duration
-from pipeline.cost.price import PRIOR_REDRAWS, Price, Range, cores_of, workers_at_once
+from pipeline.cost.price import PRIOR_REDRAWS, Price, Range, workers_at_once
 from pipeline.ready import Ready
 from pipeline.workers.loaded import ROOM_FOR_BOTH
 
@@ -118,14 +118,14 @@ def _sizes(run: Ready, workload: Workload, png: Rate | None) -> list[str]:
 
 
 def _print_prices(console: Console, run: Ready, workload: Workload, prices: Sequence[Price]) -> None:
-    cluster, workers, gpus = run.config.cluster, workers_at_once(run.config.cluster), run.config.cluster.workers.gpus > 0
+    workers, gpus = workers_at_once(run.config.cluster), run.config.cluster.workers.gpus > 0
     table = _table("what is left to do", "device", ("GPU-hours" if gpus else "core-hours", "wall-clock", "peak of a fit"))
     for price in prices:
         hours = "not calibrated" if price.hours is None else f"{price.hours[0]:.2f} to {price.hours[1]:.2f}"
         peak = "-" if price.fit_peak is None else f"{price.fit_peak / 2**30:.2f} GiB"
         table.add_row(price.device, hours, "not calibrated" if price.wall is None else duration(price.wall), peak)
     console.print(table)
-    console.print(f"wall-clock with {workers} worker{'s' * (workers != 1)} on {'GPUs' if gpus else f'{cores_of(cluster)} cores'}")
+    console.print(f"wall-clock with {workers} worker{'s' * (workers != 1)} on {'GPUs' if gpus else 'CPU cores'}")
     for price in prices:
         rest = f" and {len(price.lacking) - 3} more" if len(price.lacking) > 3 else ""
         if price.lacking:

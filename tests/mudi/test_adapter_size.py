@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_size import FLOAT32, gram_bytes, lora_shapes, parameters, payload_bytes, published, read_architecture, row_shapes
+from mudi.adapter_size import (
+    FLOAT32,
+    checkpoint_bytes,
+    gram_bytes,
+    lora_shapes,
+    parameters,
+    payload_bytes,
+    published,
+    read_architecture,
+    row_shapes,
+)
 from mudi.checkpoints.full_sizes import FAMILIES, SDXL
 from mudi.checkpoints.random_weights import empty_unet
+from mudi.fit import CHECKPOINTS_KEPT, FitSettings
 from mudi.merging import grams
 from mudi.methods.custom_diffusion import TARGETS
 from mudi.model_facts import MINIATURE
@@ -35,6 +46,13 @@ def test_grams_from_settings_alone_are_as_large_as_those_of_the_network(miniatur
         assert gram_bytes(parts["unet"], targets) == grams.gram_bytes(empty_unet(family), targets)
     assert gram_bytes(read_architecture(MINIATURE).unet, targets) == grams.gram_bytes(miniature.unet, targets) > 0
     assert gram_bytes(SDXL["unet"], LoraSettings().targets) == 1_671_954_432
+
+
+def test_checkpoints_are_counted_as_a_fit_writes_them():
+    """None before the first interval is over, since the last step writes none; then one more each, and at most one above those kept."""
+    every, one = FitSettings.checkpoint_every, 3 * FLOAT32 * 10
+    assert [checkpoint_bytes(10, steps) // one for steps in (1, every, every + 1, 2 * every + 1)] == [0, 0, 1, 2]
+    assert checkpoint_bytes(10, 100 * every) == (CHECKPOINTS_KEPT + 1) * one
 
 
 def test_a_backbone_that_is_not_here_is_taken_for_sdxl_and_says_so():

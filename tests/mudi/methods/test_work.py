@@ -77,6 +77,32 @@ def test_a_refit_by_hand(two_dogs):
     assert METHODS["merged_loras"](single={"name": "ed_lora"}).described() == "merged_loras ed_lora rank=4"
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "shorter"),
+    [
+        ("mudi", {}, {"steps": 2, "objective": "denoising", "batch": 2}),
+        ("mudi", {"batch": 3}, {"steps": 2, "objective": "denoising", "batch": 6}),
+        ("mudi", {"objective": "dco"}, {"steps": 2}),
+        ("cones2", {}, {"steps": 2}),
+        ("merged_loras", {}, {"single.steps": 2, "single.objective": "denoising", "single.batch": 2}),
+        ("mudi_modular", {"single": {"objective": "dco"}}, {"single.steps": 2, "refine.steps": 2}),
+    ],
+)
+def test_a_shorter_training_has_steps_of_the_same_kind(two_dogs, name, values, shorter):
+    """Photos in the place of class priors are as many rows; a recipe without a refinement gets none."""
+    method = METHODS[name](**values)
+    assert method.shortened(2) == shorter
+    nested = {}
+    for key, value in shorter.items():
+        place, _, part = key.rpartition(".")
+        (nested.setdefault(place, dict(values.get(place, {}))) if place else nested)[part] = value
+    short = METHODS[name](**{**values, **nested})
+    assert short.work(two_dogs).kind == method.work(two_dogs).kind
+    single = method.subject_method(two_dogs)
+    assert single is None or short.subject_method(two_dogs).work(two_dogs).kind == single.work(two_dogs).kind
+    assert short.steps_in_all(2) in (2, 4, 6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values"),

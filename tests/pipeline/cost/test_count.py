@@ -1,6 +1,5 @@
 """What a plan counts: laws, hand counts, and the UNet itself counting while a run is made in this process."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from running import carried_out, opened
 
-from mudi.adapter_folder import read_manifest
-from mudi.methods import METHODS
 from mudi.options import LayoutGuidance, Sampling
 from mudi.passes import rows_of
 from mudi.sampling import draw
@@ -202,56 +199,6 @@ def test_a_plan_says_how_much_memory_the_models_of_a_worker_take(tmp_path, capsy
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}"])
     print_plan(planned(config), workload(config), [], None)
     assert "memory " not in capsys.readouterr().out
-
-
-FITTED_BEFORE = {"steps": 1, "batch": 1, "accumulation": 1, "objective": "denoising"}
-SINGLE = {**FITTED_BEFORE, "rank": 2}
-REFINE = {"steps": 1, "batch": 1, "accumulation": 1, "images": 1, "sample_steps": 8}
-# A constrained merge is left out, whose rank comes from its words.
-SMALLEST = {
-    **dict.fromkeys(("mudi", "dreambooth", "cut_mix", "custom_diffusion", "concept_conductor", "cones2"), SINGLE),
-    "textual_inversion": FITTED_BEFORE,
-    "mix_of_show": {"single": {**SINGLE, "class_row": False}},
-    "mudi_modular": {"single": SINGLE, "refine": None, "merge": {"name": "svd", "rank": 3}},
-    "merged_loras": {"single": {"name": "dreambooth", **SINGLE}},
-    "merged_loras union": {"single": {"name": "textual_inversion", **FITTED_BEFORE}},
-    "merged_loras values": {"single": {"name": "custom_diffusion", **SINGLE}, "merge": {"name": "fusion", "neutral_weight": 0.5}},
-    "merged_loras refined": {
-        "single": {"name": "ed_lora", **SINGLE, "class_row": False}, "merge": {"name": "svd", "rank": 3}, "refine": REFINE,
-    },
-}  # fmt: skip
-
-
-def test_every_method_is_sized_but_the_constrained_merge():
-    assert set(METHODS) - {name.split()[0] for name in SMALLEST} == {"modular", "custom_diffusion_merged"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SMALLEST))
-def test_the_files_of_every_methods_adapter_are_as_large_as_planned(tmp_path, name):
-    """Within 2 % of the numbers in its files after a fit of one step; headers are left out."""
-    method = {"name": name.split()[0], "descriptive_class": False, **SMALLEST[name]}
-    layout = ["sampling.layout=given"] if name == "concept_conductor" else []
-    small = ["candidates=1", "keep=1", "watched_prompts=[]", "sampling.steps=1", "sampling.batch=1", "rounds=0"]
-    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", f"method={json.dumps(method)}", *layout, *small])
-    run = opened(config)
-    counted = workload_of(run)
-    sizes = disk(run, counted, None)
-    run_dir = carried_out(run)
-    files = list(tmp_path.rglob("*.safetensors"))
-    grams = sum(path.stat().st_size for path in files if ".grams" in str(path))
-    numbers = sum(_payload(path) for path in files if ".grams" not in str(path))
-    assert numbers == pytest.approx(sizes["adapters"][1], rel=0.02)
-    assert grams == pytest.approx(sizes["Grams"][1], rel=0.02)
-    (fit,) = [task for task in counted.tasks("fit") if task.whole["fits"]]
-    if not any(not task.whole["fits"] for task in counted.tasks("fit")) or name == "merged_loras refined":
-        assert fit.trained == read_manifest(run_dir / "adapters" / "two_dogs" / "round=0")["parameters"]
-
-
-def _payload(path):
-    """The bytes of a safetensors file but for its header."""
-    with path.open("rb") as file:
-        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
 
 
 @pytest.mark.slow

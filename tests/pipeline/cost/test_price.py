@@ -1,6 +1,7 @@
 """Work times rates: laws of the two ends, with rates that are given."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,17 +47,11 @@ def test_one_worker_takes_the_sum_of_all_steps_after_one_start(tmp_path):
 
 
 def test_until_a_run_has_measured_its_start_libraries_load_side_by_side(tmp_path):
-    """Ray 5 to 10 s, libraries 10 to 30 s, a first model 1 to 10 s; three workers on two cores take half as long again, and without
-    Ray its start falls away. Nothing left starts nothing."""
-    starts = {}
-    for name, overrides in {
-        "one": (),
-        "three": ("cluster.workers.cpus=0.5", "cluster.workers.count=3"),
-        "none": ("cluster.address=none",),
-    }.items():
-        cluster = run_file(tmp_path, *overrides).cluster
-        starts[name] = price.start_seconds(cluster, price.workers_at_once(cluster), {})
-    assert starts == {"one": (16, 50), "three": (16, 65), "none": (11, 40)}
+    """Ray 5 to 10 s, libraries 10 to 30 s, a first model 1 to 10 s; workers of half a core take twice as long, and without Ray its
+    start falls away."""
+    files = {"one": (), "half": ("cluster.workers.cpus=0.5",), "none": ("cluster.address=none",)}
+    starts = {name: price.start_seconds(run_file(tmp_path, *overrides).cluster, {}) for name, overrides in files.items()}
+    assert starts == {"one": (16, 50), "half": (16, 80), "none": (11, 40)}
 
 
 def test_workers_beside_one_another_share_the_chunks_but_not_the_cores(tmp_path):
@@ -96,6 +91,15 @@ def test_priors_are_drawn_once_or_twice(tmp_path):
     without, with_priors = (run_file(tmp_path, f"method.objective={name}") for name in ("denoising", "prior_preservation"))
     more = [b - a for a, b in zip(priced(without).wall, priced(with_priors).wall)]
     assert more == pytest.approx([0.9 * 350, 1.25 * 1400])
+
+
+def test_a_finished_run_costs_nothing(tmp_path):
+    """Nothing is left, so nothing is started either, whatever rates are known."""
+    config = run_file(tmp_path)
+    counted = workload(config)
+    done = [replace(phase, tasks=tuple(replace(task, done=True) for task in phase.tasks)) for phase in counted.phases]
+    found = price.price(config, replace(counted, phases=tuple(done)), Calibration(device="cpu"))
+    assert (found.hours, found.wall, found.lacking) == ((0, 0), (0, 0), ())
 
 
 def test_a_rate_that_is_missing_is_named_and_no_time_is_given(tmp_path):

@@ -1,4 +1,4 @@
-"""What a plan counts of methods that fit each subject alone: every subject once, paths, and what the UNet counts itself."""
+"""A plan's count of methods that fit each subject alone: every subject once, paths, and the rows that the UNet counts itself."""
 
 import shutil
 from collections import Counter
@@ -8,18 +8,15 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from places import DOGS, ROOT
+from running import carried_out, opened
 
 from mudi.adapter_size import payload_bytes
-from pipeline import assignments, rounds
-from pipeline.cost.calibration import architecture_of
-from pipeline.cost.count import workload_of
-from pipeline.cost.disk import adapter_numbers
-from pipeline.cost.workload import Counts, count_draw, total
+from pipeline import assignments
+from pipeline.cost.count import ROWS, total, workload_of
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
-from pipeline.tables.run_folder import open_run, run_folder
-from pipeline.workers.fit_job import run_job
-from pipeline.workers.in_process import PLAIN
+from pipeline.workers.fit_job import fit
+from pipeline.workers.loaded import Loaded
 from tests.pipeline.test_rounds import RUN_FILE, SMALL
 
 CONDUCTED = (
@@ -30,16 +27,16 @@ CONDUCTED = (
 def test_a_chunk_by_several_paths_is_counted_by_hand(tmp_path):
     """Two subjects are three passes: a picture of 2 steps and both sides of guidance is 2 x 2 x 3 = 12 rows in 6 calls."""
     overrides = (*CONDUCTED, "candidates=1", "keep=1", "sampling.steps=2", "sampling.batch=1", "sampling.gamma=0.0")
-    (draw,) = workload_of(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides])).draws
-    assert (draw.paths, count_draw(draw).forward, draw.calls) == (3, 12, 6)
+    (draw,) = workload_of(ready(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides]))).tasks("draw")
+    assert (draw.whole[ROWS], draw.units) == (12, 6)
     assert draw.kind.endswith("paths=3")
 
 
 @pytest.mark.slow
-def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
+def test_a_run_in_process_passes_as_many_rows_as_planned(tmp_path):
     """Fits of subjects alone, and a sweep by three paths, counted at the UNet; then nothing is left."""
     config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, *CONDUCTED, "method.steps=3", "sampling.gamma=0.0"])
-    expected = total(workload_of(config).phases, whole=True)
+    expected = total(workload_of(ready(config)).tasks())
     counted = Counter()
 
     def count(module, args, output):
@@ -47,10 +44,10 @@ def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
             counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
 
     hook = torch.nn.modules.module.register_module_forward_hook(count)
-    rounds.selftrain(config, ready(config).combinations, open_run(config), PLAIN, lambda label, done, total: None)
+    carried_out(opened(config))
     hook.remove()
-    assert (counted.total(), counted["backward"]) == (expected.forward, expected.backward)
-    assert total(workload_of(config).phases, whole=False) == Counts()
+    assert (counted.total(), counted["backward"]) == (expected[ROWS], expected["backward"])
+    assert not total(workload_of(ready(config)).tasks(), whole=False)
 
 
 def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
@@ -60,14 +57,11 @@ def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
         shutil.copytree(DOGS, tmp_path / name)
     method = "method={name: cones2, tuning: direct, steps: 2, descriptive_class: false}"
     folders = f"combinations=[{tmp_path / 'one'},{tmp_path / 'other'}]"
-    config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"])
-    counts = total(workload_of(config).phases, whole=True)
-    assert (counts.fits, counts.steps, counts.backward) == (2, 4, 4)
-    predicted = sum(adapter_numbers(fit, architecture_of(config))[1] for fit in workload_of(config).fits)
-    combinations = ready(config).combinations
-    jobs = assignments.first_fits(config, run_folder(config.runs, config.name), combinations)
-    assert combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
-    for job in jobs:
-        run_job(job, "cpu")
-        assert total(workload_of(config).phases, whole=False).steps == 0
-    assert predicted == sum(payload_bytes(path.parent) for path in tmp_path.rglob("residuals.safetensors"))
+    run = ready(load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"]))
+    counts = total(workload_of(run).tasks())
+    assert (counts["fits"], counts["steps"], counts["backward"]) == (2, 4, 4)
+    assert run.combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
+    for job in assignments.first_fits(run.config, run.run_dir, run.combinations):
+        fit(Loaded("cpu", 1), job, lambda step, loss: None)
+        assert total(workload_of(run).tasks(), whole=False)["steps"] == 0
+    assert counts["adapter bytes"] == sum(payload_bytes(path.parent) for path in tmp_path.rglob("residuals.safetensors"))

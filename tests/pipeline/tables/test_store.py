@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,18 @@ def test_a_selection_replaces_the_one_before(run_dir):
     assert store.read(run_dir, "selections").to_pylist() == [
         {"candidate_id": "y", "round": 1, "rank": 1, "value": 0.8, "schema_version": 1}
     ]
+
+
+def test_a_line_of_the_log_that_cannot_be_read_is_no_event(tmp_path):
+    """Two events around half a line, a list, bytes that are no text and a time that is none; of none there is no log. Events since a clock
+    time leave out those before it."""
+    assert journal.read_events(tmp_path) == []
+    journal.append_event(tmp_path, event="first")
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'{"time": "2026-\n[1]\n\xff\xfe\n{"event": "no time"}\n{"event": "x", "time": "never"}\n')
+    journal.append_event(tmp_path, event="second")
+    assert [event["event"] for event in journal.read_events(tmp_path)] == ["first", "second"]
+    assert journal.read_events(tmp_path, since=time.time() + 60) == []
 
 
 def test_a_marker_is_absent_until_it_is_written(tmp_path):
