@@ -43,8 +43,8 @@ def prepare(
     backbone: Backbone = None, words: Words = "templates", address: Address = None, gpus: Gpus = 0.0, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Copy photos, cut their subjects out, write captions, and show it all on a contact sheet to be corrected."""
-    from pipeline.prepare import prepare as run
     from pipeline.prepare.prepare import known_settings
+    from pipeline.prepare.prepare import prepare as run
     from pipeline.prepare.text import print_prepared
     from pipeline.workers.failure import RunFailedError
 

@@ -1,4 +1,4 @@
-"""`mudi report RUN_FOLDER`: write run_page.html again from the tables of any run, without models or Ray."""
+"""`mudi report RUN_FOLDER`: write report.html again from the tables of any run, without models or Ray."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +14,16 @@ Export = Annotated[Path | None, typer.Option(help="Also write a benchmark's tabl
 
 
 def write(run_folder: RunFolder, export: Export = None) -> None:
-    """Print the tables of a run or benchmark, finished or not, and write its run_page.html."""
-    from pipeline.report import benchmark_page, export, run_page, summary, tables
+    """Print the tables of a run or benchmark, finished or not, and write its report.html."""
+    from pipeline.report import benchmark_page, run_page, summary, tables
+    from pipeline.report.export import export as write_export
     from pipeline.tables.run_folder import read_run
 
     benchmark = read_run(run_folder).get("kind") == "benchmark"
     if export is not None:
         if not benchmark:
             raise ValueError(f"{run_folder}: not a benchmark; --export is for the folder that `mudi benchmark` made")
-        export.export(run_folder, export)
+        write_export(run_folder, export)
         print(f"export  {export}.md, {export}.parquet")
     if benchmark:
         page = benchmark_page.write_benchmark_report(run_folder)
