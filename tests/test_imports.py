@@ -122,3 +122,14 @@ def test_no_dumping_grounds():
     """A name that says nothing collects everything."""
     banned = {"utils", "util", "helpers", "common", "base", "misc", "manager", "managers"}
     assert not [path for path in FILES if banned & {path.stem, *path.relative_to(ROOT).parts[:-1]}]
+
+
+def test_tests_start_ray_as_runs_do():
+    """`connected` starts Ray again where a busy machine lets the first start fail; a test's own `ray.init` would not."""
+    calls = [
+        id_of(path)
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) == ("ray", "init")
+    ]
+    assert not calls

@@ -115,7 +115,7 @@ def test_a_redone_step_receives_what_it_began_with_in_noise(miniature):
     of it, and the pass that does the step again must receive that plus sqrt(sigma^2 - sigma'^2) times each row's own next noise:
     of unit noise the variance sigma^2 again. A step that is not redone receives what the last pass left.
 
-    The state is float32, and about ten roundings lie between two passes.
+    The state is float32: about ten roundings of what a step begins with lie between two passes.
     """
     _, sigmas = euler_schedule(miniature, 4)
     noise, asked, received = standard_noise(miniature, generators([1, 2])), [], []
@@ -135,7 +135,7 @@ def test_a_redone_step_receives_what_it_began_with_in_noise(miniature):
         if following == index:
             drawn = torch.stack([torch.randn(noise.shape[1:], generator=source) for source in sources])
             expected = expected + (sigmas[index] ** 2 - sigmas[index + 1] ** 2).sqrt() * drawn
-        torch.testing.assert_close(after, expected, rtol=0, atol=16 * ROUNDING * float(expected.abs().max()))
+        torch.testing.assert_close(after, expected, rtol=0, atol=16 * ROUNDING * float(before.abs().max()))
 
 
 def test_noise_is_added_only_from_a_lower_level_to_a_higher_one():

@@ -8,20 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from places import DOGS
-from running import carried_out, opened
 
 from mudi import adapter_folder, adapters
 from mudi.adapter_folder import MANIFEST, WEIGHTS
-from mudi.adapter_size import payload_bytes
+from mudi.adapter_size import known_architecture, payload_bytes
 from mudi.attention.injection import ConceptPath, conducted, injected
 from mudi.methods.concept_conductor import ConceptConductor
 from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import fit_apart
 from mudi.options import LayoutGuidance, LoraSettings, Sampling
 from mudi.text.conditioning import encode_prompts
-from pipeline.cost.count import ROWS, total, workload_of
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from tests.pipeline.test_rounds import RUN_FILE, SMALL
@@ -72,28 +69,24 @@ def test_subjects_are_not_fitted_again_for_another_combination(miniature, two_do
     assert adapter_folder.find(again.path) == again != adapter
 
 
-def test_a_chunk_takes_as_many_rows_as_a_plan_counts(miniature, two_dogs, fitted, tmp_path):
-    """Two subjects are three passes: a picture of 2 steps and both sides of guidance is 2 x 2 x 3 = 12 rows, counted at the UNet."""
+def test_a_chunk_takes_as_many_passes_as_answered(miniature, two_dogs, fitted):
+    """Two subjects are three passes: a picture of 2 steps and both sides of guidance is 2 x 2 x 3 = 12 rows in 6 calls, counted at the
+    UNet."""
     method, adapter, _ = fitted
-    overrides = (*METHOD, "candidates=1", "keep=1", "sampling.steps=2", "sampling.batch=1", "sampling.gamma=0.0")
-    (draw,) = workload_of(ready(load_run(Path(RUN_FILE), [f"runs={tmp_path}", *overrides]))).tasks("draw")
     counted = Counter()
     hook = miniature.unet.register_forward_hook(lambda module, args, output: counted.update(rows=len(output.sample), calls=1))
     adapters.put_on(miniature, adapter)
-    method.sample(miniature, two_dogs, two_dogs.prompts[0], range(draw.whole["images"]))
+    method.sample(miniature, two_dogs, two_dogs.prompts[0], [0])
     hook.remove()
-    assert (draw.whole[ROWS], draw.units) == (counted["rows"], counted["calls"]) == (12, 6)
-    assert draw.kind.endswith("paths=3")
+    assert (method.paths(two_dogs), counted["rows"], counted["calls"]) == (3, 2 * 2 * 3, 2 * 3)
 
 
-def test_a_plan_knows_the_size_of_an_adapter(fitted, miniature, tmp_path):
+def test_the_size_of_an_adapter_is_answered(fitted, two_dogs):
     """Two files of one LoRA each and as many of the subjects' own fits, in numbers; and those that a fit trains at once."""
-    _, adapter, singles = fitted
-    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *METHOD])
-    tasks = workload_of(ready(config)).tasks()
-    stored = [folder for folder in (adapter.path, *singles.iterdir()) if (folder / MANIFEST).is_file()]
-    assert total(tasks)["adapter bytes"] == sum(map(payload_bytes, stored))
-    assert 2 * tasks[0].trained == adapter_folder.read_manifest(adapter.path)["parameters"]
+    method, adapter, singles = fitted
+    parameters, size = method.adapter_numbers(known_architecture("miniature"), two_dogs, 2)
+    assert size == sum(payload_bytes(folder) for folder in (adapter.path, *singles.iterdir()) if (folder / MANIFEST).is_file())
+    assert 2 * parameters == adapter_folder.read_manifest(adapter.path)["parameters"]
 
 
 def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_used(miniature, tmp_path):
@@ -115,24 +108,6 @@ def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_use
     (place / WEIGHTS).write_bytes(b"half")
     again = fit_apart(lambda folder: saved(folder, seed=3), place, tmp_path / "later")
     assert again == adapter_folder.find(place) != ours
-
-
-@pytest.mark.slow
-def test_a_run_of_the_plain_loop_passes_as_many_rows_as_planned(tmp_path):
-    """Fits of subjects alone, and a sweep by three paths, counted at the UNet; then nothing is left."""
-    config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, *METHOD, "method.steps=3", "sampling.gamma=0.0"])
-    expected = total(workload_of(ready(config)).tasks())
-    counted = Counter()
-
-    def count(module, args, output):
-        if isinstance(module, UNet2DConditionModel):
-            counted["backward" if output.sample.requires_grad else "forward only"] += len(output.sample)
-
-    hook = torch.nn.modules.module.register_module_forward_hook(count)
-    carried_out(opened(config))
-    hook.remove()
-    assert (counted.total(), counted["backward"]) == (expected[ROWS], expected["backward"])
-    assert not total(workload_of(ready(config)).tasks(), whole=False)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Cones 2 as a method: subjects fitted once and shared, manifests, plans, refusals."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,19 +8,14 @@ import torch
 from places import DOGS, ROOT
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_size import payload_bytes
 from mudi.dataset import load_combination
 from mudi.methods import METHODS
 from mudi.methods.cones2 import Cones2
 from mudi.options import RetrainSettings
 from mudi.retrain import retrain
 from mudi.text.prompts import fill_prompts
-from pipeline import assignments
-from pipeline.cost.count import total, workload_of
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
-from pipeline.workers.fit_job import fit
-from pipeline.workers.loaded import Loaded
 
 
 def test_subjects_go_without_identifier_in_prompts_and_training(two_dogs):
@@ -70,25 +64,6 @@ def test_the_manifest_tells_payload_format_and_model_together(backbone, tmp_path
     assert (said["tokens"], said["payload_bytes"], said["dtype"], said["backbone"]) == (1, 4 * 112, "float32", "miniature")
     assert manifest["hyperparameters"]["learning_rate"] == 1e-3
     assert manifest["final_loss"] == pytest.approx(np.mean([manifest["residuals"][key]["final_loss"] for key in "ab"]))
-
-
-def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
-    """The same two dogs in two folders: 2 subjects x 2 steps, all with the first; three files of residuals for each folder but
-    the subjects' own only once; after the first fit nothing is left of the second."""
-    for name in ("one", "other"):
-        shutil.copytree(DOGS, tmp_path / name)
-    method = "method={name: cones2, tuning: direct, steps: 2, descriptive_class: false}"
-    folders = f"combinations=[{tmp_path / 'one'},{tmp_path / 'other'}]"
-    config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"])
-    run = ready(config)
-    counts = total(workload_of(run).tasks())
-    assert (counts["fits"], counts["steps"], counts["backward"]) == (2, 4, 4)
-    jobs = assignments.first_fits(config, run.run_dir, run.combinations)
-    assert run.combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"
-    for job in jobs:
-        fit(Loaded("cpu", 1), job, lambda step, loss: None)
-        assert total(workload_of(run).tasks(), whole=False)["steps"] == 0
-    assert counts["adapter bytes"] == sum(payload_bytes(path.parent) for path in tmp_path.rglob("residuals.safetensors"))
 
 
 def test_rounds_of_self_training_are_refused_before_anything_is_fitted(tmp_path):

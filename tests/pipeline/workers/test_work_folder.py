@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import quiet
 
 from mudi.adapter_folder import work_folder
 from mudi.fit import FitSettings
@@ -25,7 +24,7 @@ def every_two_steps(monkeypatch):
     monkeypatch.setitem(FitSettings.__init__.__kwdefaults__, "checkpoint_every", 2)
 
 
-def run_job(job, report=quiet):
+def run_job(job, report=lambda step, loss: None):
     return fit(Loaded("cpu", 1), job, report)
 
 
