@@ -134,10 +134,12 @@ def _fit_rows(ready: Ready, adapters: Adapters) -> list[dict]:
         seconds = cost["seconds"] + cost.get("alone_seconds", 0.0) if cost else None
         owner = owners.setdefault(adapter.path, label)
         settings = manifest.get("retrain") or manifest["hyperparameters"]
+        # A recipe of parts has the steps of its subjects' own fits.
+        steps = settings["steps"] if "steps" in settings else settings["single"]["steps"]
         rows.append(
             {
                 "run": ready.config.name, "method": label, "combination": combination, "fit": fit, "seed": manifest["seed"],
-                "adapter_sha256": adapter.sha256, "started_from": manifest.get("start"), "steps": settings["steps"],
+                "adapter_sha256": adapter.sha256, "started_from": manifest.get("start"), "steps": steps,
                 "parameters": manifest["parameters"], "kept": manifest.get("kept"), "drift": manifest.get("drift"),
                 "seconds": seconds if owner == label else None, "shared_with": None if owner == label else owner,
                 "device": cost.get("device"), "peak_bytes": cost.get("peak_bytes"),

@@ -75,7 +75,7 @@ def close_plan(run: Ready, planned: Planned, seconds: float) -> str:
     first = min([*planned.fitting, *measured.began], default=None)
     # Class priors and metrics are noted when they are done, so a run that begins with them does not tell how long its start was.
     if first is not None and left[0].stage in ("fit", "draw"):
-        rates[START] = Rate(low=first - began, high=first - began, source=source)
+        rates[START] = Rate(low=max(0.0, first - began), high=max(0.0, first - began), source=source)
     calibration.store(run.config, device, rates)
     walls = [of_device.wall for of_device in planned.prices if of_device.device == device and of_device.wall]
     if not walls:

@@ -119,7 +119,7 @@ def test_a_benchmark_leaves_rates_of_its_metrics_too(tmp_path):
     path = tmp_path / "benchmark.yaml"
     path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
     overrides = ["fits=1", "methods={mudi: {method: mudi}}", "metrics=[detect_and_compare, whole_image]"]
-    assert "nothing to compare" in finished(load_benchmark(path, overrides), 1.0)[2]
+    assert "nothing to compare" in finished(load_benchmark(path, overrides), 1000.0)[2]
     names, (low, high) = lacking(load_benchmark(path, [*overrides, "name=second"]))
     assert names == ()
     assert 0 < low < high
