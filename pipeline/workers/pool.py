@@ -39,8 +39,9 @@ class Worker:
         self.loaded = Loaded(device, threads)
         self.now = 0
 
+    @ray.method(max_task_retries=RESTARTS)
     def warm(self) -> None:
-        """Import the models' libraries."""
+        """Import the models' libraries. Asked while the actor is started again, it answers once that is done."""
         from pipeline.workers.loaded import warm
 
         warm()
@@ -131,15 +132,15 @@ class Pool:
         return work.failures
 
     def _hand_out(self, work: "_Work") -> None:
-        """Give pieces to the members that have fewest."""
+        """Give pieces to the members that have fewest. A member that is started for the first time gets one, which waits there; to one
+        that is started again Ray would refuse it."""
         while work.queue:
             piece = work.queue[0]
-            free = [m for m in self.members if len(m.pieces) < AHEAD.get(piece.kind, AHEAD_OF_OTHERS)]
+            ahead = AHEAD.get(piece.kind, AHEAD_OF_OTHERS)
+            free = [m for m in self.members if len(m.pieces) < (ahead if m.down is None else int(not m.deaths))]
             if not free:
                 return
             member = min(free, key=lambda m: (m.down is not None, len(m.pieces)))
-            if member.down is not None and member.pieces:
-                return
             work.queue.popleft()
             member.pieces.append(piece)
             if len(member.pieces) == 1:
@@ -162,7 +163,8 @@ class Pool:
         try:
             ray.get(reference)
         except RayError:
-            self._died(member, work)
+            # Not up yet, so no piece was at work.
+            self._died(member, work, blamed=False)
         else:
             member.began = time.monotonic()
 
@@ -187,12 +189,12 @@ class Pool:
         member.pieces.remove(piece)
         member.began = time.monotonic()
 
-    def _died(self, member: Member, work: "_Work") -> None:
-        """The piece that was at work has one try less; those that waited behind it are handed out anew."""
+    def _died(self, member: Member, work: "_Work", blamed: bool = True) -> None:
+        """The piece that was at work has one try less if it is `blamed`; those that waited behind it are handed out anew."""
         lost = list(member.pieces)
         work.flying = {reference: at for reference, at in work.flying.items() if at[1] is not member}
         member.pieces.clear()
-        if lost:
+        if lost and blamed:
             work.strikes[id(lost[0])] += 1
             if work.strikes[id(lost[0])] >= TRIES.get(lost[0].kind, TRIES_OF_OTHERS):
                 tries = work.strikes[id(lost[0])]
