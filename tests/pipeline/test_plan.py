@@ -108,11 +108,3 @@ def test_a_restart_draws_whole_chunks_and_only_unfinished_ones():
     ids = [[key.candidate_id for key in chunk.keys] for chunk in chunks]
     assert plan.remaining(chunks, {*ids[0], ids[1][0]}) == chunks[1:]
     assert plan.remaining(chunks, {i for chunk_ids in ids for i in chunk_ids}) == []
-
-
-def test_a_chunk_survives_the_table_and_rows_come_adapter_by_adapter():
-    combination = fill_prompts(toys("cat", "dog"), ["{a}"], ["{b}"])
-    other = replace(ADAPTER, sha256="00" * 32)
-    mixed = [c for pair in zip(planned(combination), planned(combination, adapter=other)) for c in pair]
-    read = [plan.from_row(row) for row in plan.to_table(mixed).to_pylist()]
-    assert read == sorted(mixed, key=lambda chunk: chunk.adapter_sha256)

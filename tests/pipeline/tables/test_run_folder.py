@@ -31,7 +31,7 @@ def test_a_run_is_made_once_and_then_recognised(run):
     facts = read_run(run_dir)
     assert facts["config"]["candidates"] == 4
     assert facts["packages"]["pyarrow"]
-    assert open_run(run("cluster.generate.actors=3"), {"photos": "abc"}) == run_dir
+    assert open_run(run("cluster.workers.count=3"), {"photos": "abc"}) == run_dir
     assert contents(run_dir) == before
     with pytest.raises(ValueError, match="holds a run already"):
         create_run(run())
@@ -40,7 +40,7 @@ def test_a_run_is_made_once_and_then_recognised(run):
 def test_a_changed_question_is_refused_with_the_difference_and_nothing_written(run):
     run_dir = open_run(run(), {"photos": "abc"})
     before = contents(run_dir)
-    with pytest.raises(ValueError, match=r"candidates was 4, is 6; sampling\.steps was 50, is 20\); pick another `name`"):
+    with pytest.raises(ValueError, match=r"sampling\.steps was 50, is 20; candidates was 4, is 6\); pick another `name`"):
         open_run(run("candidates=6", "sampling.steps=20"), {"photos": "abc"})
     with pytest.raises(ValueError, match=r'inputs\.photos was "abc", is "abd"'):
         open_run(run(), {"photos": "abd"})
