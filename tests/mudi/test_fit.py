@@ -34,6 +34,7 @@ def trained(backbone, work, settings, stop_at=None, source=examples):
     return torch.cat([p.detach().flatten().clone() for p in adapters.parameters(backbone.unet)])
 
 
+@pytest.mark.slow
 def test_a_fit_killed_twice_ends_bit_for_bit_like_an_undisturbed_one(miniature, tmp_path):
     """Seven steps with a checkpoint every two, killed after steps 3 and 5: resumed from 2 and from 4."""
     settings = FitSettings(steps=7, learning_rate=1e-2, batch=2, accumulation=2, checkpoint_every=2)

@@ -36,6 +36,7 @@ def test_rows_and_matrices_move_at_rates_of_their_own(miniature, two_dogs, tmp_p
         torch.testing.assert_close((row - start).abs(), torch.full_like(row, 0.01), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_subjects_of_one_kind_train_no_row_of_their_noun(miniature, two_dogs, tmp_path):
     """A dog and a cat train "dog" and "cat" beside their identifiers; two dogs could not both mean "dog"; "pink dog" is two tokens."""
     words = {}

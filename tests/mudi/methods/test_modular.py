@@ -42,6 +42,7 @@ def _made(method, backbone, combination, out_dir):
     return [path for path in (out_dir.parent / "singles").iterdir() if (path / adapter_folder.MANIFEST).is_file()]
 
 
+@pytest.mark.slow
 def test_steps_are_reported_as_if_all_fits_were_one(miniature, two_dogs, tmp_path):
     """Two subjects of two steps each, then one step of refinement; a second start fits nothing."""
     steps = []
@@ -142,6 +143,7 @@ def test_a_union_is_of_rows_alone_of_one_base(miniature, two_dogs, tmp_path):
     assert not (tmp_path / "u").exists()
 
 
+@pytest.mark.slow
 def test_a_refined_ed_lora_keeps_its_rows_bit_for_bit_and_draws_its_pictures_with_them(miniature, two_dogs, tmp_path):
     """Only the LoRA moves. A hook on the UNet sees "a photo of a PHRASE" read with each subject's own row, and never without.
 
@@ -174,6 +176,7 @@ def test_a_refined_ed_lora_keeps_its_rows_bit_for_bit_and_draws_its_pictures_wit
         assert nearest(f"a photo of a {subject.phrase}") > 1e-2
 
 
+@pytest.mark.slow
 def test_the_captions_weight_leaves_neutral_states_alone_and_other_layers_as_they_are(miniature, two_dogs, tmp_path):
     """Keys and values of cross-attention answer the captions' mean square at least 100 times less with a weight of 1e4; layers
     that the picture feeds are fused as without, to the bit."""

@@ -25,6 +25,7 @@ def draw(miniature, two_dogs, tmp_path):
     return partial(self_generated, miniature, [adapter], alone, REFINE, 0, "miniature", "miniature")
 
 
+@pytest.mark.slow
 def test_what_another_process_stored_first_counts(miniature, draw, tmp_path):
     """It keeps none of a batch that this one draws at the same time and keeps pictures of: none is there, and that is said. Started
     again, this one draws the next batch, and from then on nothing."""

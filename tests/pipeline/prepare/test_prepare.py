@@ -123,6 +123,7 @@ def test_masks_in_the_source_folders_are_kept_and_need_no_models(rendered, tmp_p
     assert (tmp_path / "pair" / "mask_cat00.png").read_bytes() == (rendered / "cat" / "mask_a00.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_masks_are_made_once_and_again_only_where_something_changed(rendered, masker, tmp_path):
     """Ten masks; then, in turn: nothing, a photo's box, a subject's query, a mask painted by hand, a mask removed."""
     out = tmp_path / "pair"

@@ -2,9 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -242,12 +239,6 @@ def test_a_run_of_another_kind_is_refused(tmp_path):
     publish(tmp_path, "run.json", b'{"config": {}}')
     with pytest.raises(ValueError, match="no benchmark but a run of another kind"):
         benchmark(tmp_path)
-
-
-def test_tables_build_without_torch_and_ray():
-    code = "import sys, pipeline.report.tables, pipeline.report.compare; print([m for m in ('torch', 'ray') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_paper_s_numbers_can_be_kept_out_of_a_table(tmp_path):
