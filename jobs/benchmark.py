@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
-from jobs.driver import drive
+from jobs.driver import drive, print_end
 
 RunFile = Annotated[Path, typer.Argument(help="The benchmark file, such as jobs/configs/benchmark_miniature.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set images=4")]
@@ -22,15 +22,12 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     from pipeline.settings.benchmark_config import load_benchmark
 
     driven = drive(load_benchmark(run_file, overrides or ()))
-    from pipeline.report import benchmark_page, tables
+    if not driven.reported:
+        from pipeline.report import benchmark_page, tables
 
-    page = benchmark_page.write_benchmark_report(driven.run_dir)
-    tables.print_benchmark(driven.run_dir)
-    for line in driven.lines:
-        print(line)
-    for name in ("candidates", "scores", "images", "fits"):
-        print(f"{name:<11} {driven.run_dir / name}")
-    print(f"report      {page}")
+        benchmark_page.write_benchmark_report(driven.run_dir)
+        tables.print_benchmark(driven.run_dir)
+    print_end(driven, ("candidates", "scores", "images", "fits"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from jobs.progress import live_progress
 
 @dataclass(frozen=True, kw_only=True)
 class Driven:
-    """A run that came to its end: its folder, and the lines that say how long it took and what it was planned to take."""
+    """A run that came to its end: its folder, and the lines that say how long it took and what it was planned to take. `reported`:
+    nothing was left to do and the report that stands there is of all that the run wrote."""
 
     run_dir: Path
     lines: tuple[str, ...]
+    reported: bool = False
 
 
 def say(text: str) -> None:
@@ -47,11 +50,15 @@ def drive(config: Any) -> Driven:
             stack.enter_context(sole_driver(run.run_dir))
         peak = stack.enter_context(peak_memory())
         do, start = stack.enter_context(started(config.cluster))
-        if is_anything_left(phases_of(run)):
+        left = is_anything_left(phases_of(run))
+        if left:
             start()
         open_folder(run)
         if not there:
             stack.enter_context(sole_driver(run.run_dir))
+        if not left:
+            carry_out(run, do, stack.enter_context(live_progress()))
+            return Driven(run_dir=run.run_dir, lines=("nothing was left to do",), reported=_is_reported(run.run_dir))
         planned = plan_now(run)
         if planned.line:
             say(planned.line)
@@ -61,15 +68,52 @@ def drive(config: Any) -> Driven:
     return Driven(run_dir=run.run_dir, lines=(used, close_plan(run, planned, seconds)))
 
 
-def started(cluster: Any):
-    """The workers that the file names, and a function that starts them: on Ray, or in this process with `cluster.address: none`."""
+def _is_reported(run_dir: Path) -> bool:
+    """Whether the report was written after everything else that the run wrote."""
+    report = run_dir / "report.html"
+    others = [path.stat().st_mtime_ns for name in ("run.json", "events.jsonl") if (path := run_dir / name).is_file()]
+    return report.is_file() and report.stat().st_mtime_ns >= max(others, default=0)
+
+
+@contextmanager
+def started(cluster: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """The workers that the file names as a `pipeline.workers.worker.Do`, and a function that starts them now.
+
+    They work on Ray, or in this process with `cluster.address: none`. Ray, whose import takes 2 s, comes with the first piece of work.
+    """
     if cluster.address == "none":
         from pipeline.workers.in_process import in_this_process
 
-        return in_this_process(cluster)
-    from pipeline.workers.pool import on_ray
+        with in_this_process(cluster) as (do, start):
+            yield do, start
+        return
+    with ExitStack() as stack:
+        pools: list[Any] = []
 
-    return on_ray(cluster, say)
+        def start() -> None:
+            if not pools:
+                from pipeline.workers.pool import on_ray
+
+                pools.append(stack.enter_context(on_ray(cluster, say)))
+
+        def do(pieces, received, moved=None, allowed=0):
+            if not pieces:
+                return []
+            start()
+            return pools[0].do(pieces, received, moved, allowed)
+
+        yield do, start
+
+
+def print_end(driven: Driven, tables: Sequence[str]) -> None:
+    """Say how long the run took, and where its tables and its report lie."""
+    for line in driven.lines:
+        print(line)
+    for name in tables:
+        print(f"{name:<11} {driven.run_dir / name}")
+    print(f"report      {driven.run_dir / 'report.html'}")
+    if driven.reported:
+        print(f"its tables again: mudi report {driven.run_dir}")
 
 
 def on_the_cluster_of_this_job(config: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from jobs import entry
-from jobs.driver import drive
+from jobs.driver import drive, print_end
 
 RunFile = Annotated[Path, typer.Argument(help="The run file, such as jobs/configs/miniature.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set cluster.workers.gpus=0.5")]
@@ -23,16 +23,13 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
 
     config = load_run(run_file, overrides or ())
     driven = drive(config)
-    from pipeline.report import run_page, summary
+    if not driven.reported:
+        from pipeline.report import run_page, summary
 
-    page = run_page.write_report(driven.run_dir)
-    summary.print_summary(driven.run_dir, config.score.select_by)
-    summary.print_stages(driven.run_dir)
-    for line in driven.lines:
-        print(line)
-    for name in ("candidates", "scores", "images", "selections"):
-        print(f"{name:<11} {driven.run_dir / name}")
-    print(f"report      {page}")
+        run_page.write_report(driven.run_dir)
+        summary.print_summary(driven.run_dir, config.score.select_by)
+        summary.print_stages(driven.run_dir)
+    print_end(driven, ("candidates", "scores", "images", "selections"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from mudi.dataset import file_sha256
+from mudi.model_facts import file_sha256
 from mudi.records import Adapter
 
 WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"

@@ -12,7 +12,6 @@ what to do. Nothing is skipped: a listed file that is missing stops the run. Who
 mistake rather than the first passes a `refuse` that keeps them.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from mudi.augment import Segment
+from mudi.model_facts import file_sha256
 from mudi.records import Combination, Reference, Subject
 from mudi.user_files.captions import check_caption
 from mudi.user_files.metadata_file import EXAMPLE_HEADER, Refuse, layouts_of, read_lines, stop, text_of
@@ -169,12 +169,6 @@ def examine(subject: Subject, look: Look = nothing_more, each: Each = map) -> It
 def load_segments(subject: Subject) -> list[Segment]:
     """The subject's photos with their masks, in the order of its references."""
     return [_read_segment(reference) for reference in subject.references]
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _examine(look: Look, reference: Reference) -> Examined:

@@ -113,3 +113,9 @@ def _digest(folder: Path, files: tuple[Path, ...], looks: tuple[tuple[int, int],
                 file.seek(head + (size - head) * block // BLOCKS)
                 digest.update(file.read(BLOCK_BYTES))
     return digest.hexdigest()[:32]
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

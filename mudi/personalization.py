@@ -4,19 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mudi import adapter_size
 from mudi.adapter_size import FLOAT32, Architecture
-from mudi.augment import Segment
 from mudi.backbone import Backbone
 from mudi.modular.subject_fits import fits_alone
 from mudi.options import LoraSettings, Sampling, require_ranges
 from mudi.passes import Work
 from mudi.prior_folder import GUIDANCE, NEGATIVE, PROMPT, STEPS, Recipe, weights_of
 from mudi.records import Adapter, Combination, Prompt, Report, Subject
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mudi.augment import Segment
 
 # Fields that say where files lie, and those that a run sets itself: neither is a user's hyperparameter.
 NOT_DECIDING = ("priors", "singles")
@@ -89,8 +91,8 @@ class Personalization:
 
     def sample(
         self, backbone: Backbone, combination: Combination, prompt: Prompt, seeds: Sequence[int],
-        segments: list[list[Segment]] | None = None,
-    ) -> list[np.ndarray]:  # fmt: skip
+        segments: "list[list[Segment]] | None" = None,
+    ) -> "list[np.ndarray]":  # fmt: skip
         """One uint8 image (H, W, 3) a seed, drawn with the adapter that is on the backbone.
 
         `combination` is named as `view` does; `segments` are its `mudi.sampling.subject_segments`, given where many prompts share them.

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+from mudi.model_facts import file_sha256, weights_identity
 
-from mudi.augment import Segment
-from mudi.dataset import file_sha256
-from mudi.model_facts import weights_identity
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mudi.augment import Segment
 
 MANIFEST = "batch.json"
 PROMPT = "a photo of a {}, simple background, full body view, award winning photography, highly detailed"
@@ -107,7 +108,7 @@ def require_enough(recipe: Recipe, kept: int, need: int) -> None:
 
 
 def store_batch(
-    folder: Path, index: int, images: Sequence[np.ndarray], masks: Sequence[np.ndarray | None], facts: Mapping, owner: str = "",
+    folder: Path, index: int, images: "Sequence[np.ndarray]", masks: "Sequence[np.ndarray | None]", facts: Mapping, owner: str = "",
 ) -> None:  # fmt: skip
     """Keeps the pictures of a batch that have a mask, as ROW.png and ROW-mask.png, and a manifest written last.
 
@@ -116,6 +117,9 @@ def store_batch(
     that is there already stays, since another process that drew the same recipe made the same. `owner`, a run's name,
     is in the name that it has while it is made, so that `clear_staged` can tell whose a part is that was left.
     """
+    import numpy as np
+    from PIL import Image
+
     target = folder / _name(index)
     staged = folder / f".{target.name}.{owner}.{uuid.uuid4().hex}"
     staged.mkdir(parents=True)
@@ -164,8 +168,13 @@ def kept_by_batch(folder: Path, most: int) -> dict[int, int]:
     return {index: len(manifest["kept"]) for index, manifest in found.items() if manifest is not None}
 
 
-def load_kept(folder: Path, count: int) -> list[Segment]:
+def load_kept(folder: Path, count: int) -> "list[Segment]":
     """The first `count` kept pictures in the order drawn, with their masks; fewer where a batch is missing."""
+    import numpy as np
+    from PIL import Image
+
+    from mudi.augment import Segment
+
     segments: list[Segment] = []
     index = 0
     while len(segments) < count and (manifest := find_batch(folder, index)) is not None:

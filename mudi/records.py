@@ -10,8 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Box = tuple[float, float, float, float]
 # A fit says how far it is: the optimiser step and its loss.
@@ -110,7 +112,7 @@ class Candidate:
     key: CandidateKey
     prompt: str
     seed: int
-    image: np.ndarray | None
+    image: "np.ndarray | None"
     status: str
     error: str | None
     seconds: float

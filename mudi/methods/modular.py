@@ -10,7 +10,6 @@ from mudi import adapter_folder, adapter_size
 from mudi.adapter_folder import work_folder
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone
-from mudi.dataset import require_objects
 from mudi.merging.recipes import MERGES, Constrained, Merge, Sum, Union
 from mudi.methods.custom_diffusion import TARGETS, CustomDiffusion
 from mudi.methods.dreambooth import DreamBooth
@@ -167,6 +166,8 @@ class Modular(Personalization):
         """Fit each subject alone, unless it is there, and store the merge of all, refined if that is asked for, in `out_dir`."""
         named = self.view(combination)
         if self.refine:
+            from mudi.dataset import require_objects
+
             require_objects(named, f"{self.name} with refine")
         singles = self.fit_singles(backbone, combination, out_dir, report)
         if not self.refine:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mudi import adapter_folder
 from mudi.adapter_folder import work_folder
 from mudi.backbone import Backbone
-from mudi.dataset import file_sha256
-from mudi.model_facts import weights_identity
+from mudi.model_facts import file_sha256, weights_identity
 from mudi.records import Adapter, Combination, Report, Subject
 
 if TYPE_CHECKING:

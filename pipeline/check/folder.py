@@ -12,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from mudi.dataset import Each, Examined, examine, file_sha256, load_combination
+from mudi.dataset import Each, Examined, examine, load_combination
+from mudi.model_facts import file_sha256
 from mudi.records import Combination, Subject
 from mudi.user_files.metadata_file import METADATA
 from pipeline.check import notes

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mudi.dataset import file_sha256
+from mudi.model_facts import file_sha256
 from mudi.user_files.mask_doubts import doubts_about
 from mudi.user_files.photos import read_both
 from pipeline.prepare.record import FoundBox, MaskRecord, PhotoRecord, inputs_sha256

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mudi.dataset import file_sha256
 from mudi.layout import preview
+from mudi.model_facts import file_sha256
 from mudi.records import Combination, Reference, Subject
 from mudi.user_files.masking import THRESHOLD
 from mudi.user_files.names import check_combination_name, check_subject_key

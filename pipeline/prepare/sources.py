@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mudi.dataset import file_sha256
+from mudi.model_facts import file_sha256
 from mudi.user_files.photos import FORMATS, decode, read_image, read_mask
 from pipeline.prepare.record import Skipped, printable
 

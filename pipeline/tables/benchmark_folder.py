@@ -1,5 +1,6 @@
 """The run folder of a benchmark: what may be added to it later, and what may not change."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ def open_benchmark(
     facts = facts_of(BENCHMARK, config, benchmark_hash(config), inputs, subjects) | {"prompts": prompts, "metrics": dict(metrics)}
     refuse_another_benchmark(config, inputs, prompts)
     if (run_dir / "run.json").exists():
-        facts["created"] = read_run(run_dir)["created"]
+        stored = read_run(run_dir)
+        facts["created"] = stored["created"]
+        if json.loads(json.dumps(facts)) == stored:
+            return run_dir
     else:
         store.create_tables(run_dir)
     write_facts(run_dir, facts)

@@ -3,7 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.settings.config import Cluster
 from pipeline.workers.cluster import alive_nodes, capacity, connected
 from pipeline.workers.failure import RunFailedError
-from pipeline.workers.worker import Do, Failure, Moved, Piece, Received, perform
+from pipeline.workers.worker import Failure, Moved, Piece, Received, perform
 
 # A piece that was at work when its worker died is tried so often, on whichever worker is free; a fit goes on from its checkpoint.
 TRIES = {"fit": 4}
@@ -72,26 +72,13 @@ class Member:
 
 
 @contextmanager
-def on_ray(cluster: Cluster, say: Callable[[str], None]) -> Iterator[tuple[Do, Callable[[], None]]]:
-    """A `Do` that works on Ray's actors, and a function that starts them now; without it they are started by the first piece.
-    `say` is told before each wait."""
-    with ExitStack() as stack:
-        pools: list[Pool] = []
-
-        def start() -> None:
-            if not pools:
-                say("starting Ray" if cluster.address in (None, "local") else f"joining Ray at {cluster.address}")
-                stack.enter_context(connected(cluster))
-                pools.append(Pool(cluster))
-                say(f"{len(pools[0].members)} workers load their libraries")
-
-        def do(pieces: Sequence[Piece], received: Received, moved: Moved | None = None, allowed: int = 0) -> list[Failure]:
-            if not pieces:
-                return []
-            start()
-            return pools[0].do(pieces, received, moved, allowed)
-
-        yield do, start
+def on_ray(cluster: Cluster, say: Callable[[str], None]) -> Iterator["Pool"]:
+    """The workers, for the length of a block. `say` is told before each wait."""
+    say("starting Ray" if cluster.address in (None, "local") else f"joining Ray at {cluster.address}")
+    with connected(cluster):
+        pool = Pool(cluster)
+        say(f"{len(pool.members)} workers load their libraries")
+        yield pool
 
 
 class Pool:
@@ -116,7 +103,7 @@ class Pool:
             actor = Worker.options(num_gpus=self.slot.gpus, num_cpus=self.slot.cpus).remote(device, self.slot.threads)
             self.members.append(Member(actor, down=actor.warm.remote()))
 
-    def do(self, pieces: Sequence[Piece], received: Received, moved: Moved | None, allowed: int) -> list[Failure]:
+    def do(self, pieces: Sequence[Piece], received: Received, moved: Moved | None = None, allowed: int = 0) -> list[Failure]:
         """See `worker.Do`."""
         work = _Work(queue=deque(pieces), allowed=allowed, received=received, moved=moved)
         self.seen_up = time.monotonic()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mudi import adapter_folder, adapters
-from mudi.dataset import file_sha256
+from mudi.model_facts import file_sha256
 from mudi.options import LoraSettings
 from tests.mudi.test_diffusion import pipeline_of
 

@@ -16,7 +16,6 @@ from pipeline.prepare.record import printable
 from pipeline.prepare.text import summary
 from pipeline.prepare.writer import Writer, templates_writer
 from pipeline.settings.config import Cluster, Slot
-from pipeline.workers.in_process import in_this_process
 from pipeline.workers.masks import MaskJob, mask_all
 
 
@@ -167,7 +166,7 @@ def test_a_users_text_is_inert_on_the_sheet(rendered, tmp_path):
 @pytest.mark.slow
 def test_ray_makes_the_masks_that_this_process_makes(rendered, tmp_path):
     """Ten photos in batches of at most eight, on one worker: the same bytes, boxes and doubts."""
-    from pipeline.workers.pool import on_ray
+    from jobs.driver import started
 
     jobs = [
         MaskJob(photo=str(path), query=key, box=(5.0, 5.0, 40.0, 40.0) if path.name.endswith("2.png") else None)
@@ -175,7 +174,7 @@ def test_ray_makes_the_masks_that_this_process_makes(rendered, tmp_path):
         for path in sorted(folder.iterdir())
     ]
     made = []
-    for workers in (in_this_process(Cluster()), on_ray(Cluster(address="local", cpus=1, workers=Slot(count=1)), str)):
-        with workers as (do, _):
+    for cluster in (Cluster(address="none"), Cluster(address="local", cpus=1, workers=Slot(count=1))):
+        with started(cluster) as (do, _):
             made.append(mask_all(do, SETTINGS, jobs, silent))
     assert made[0] == made[1]
