@@ -19,6 +19,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit every arm, draw the same prompts and seeds with each, score, and write tables and report."""
+    entry.require_file(run_file)
     from pipeline.settings.benchmark_config import load_benchmark
 
     driven = drive(load_benchmark(run_file, overrides or ()))

@@ -5,6 +5,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -28,6 +29,12 @@ ENVIRONMENT = {
 def prepare_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def require_file(path: Path) -> None:
+    """Raise ValueError for a run file that is not there, before anything is imported to read it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such run file; check the path")
 
 
 def run(verb: Callable) -> None:

@@ -22,16 +22,19 @@ Calibrate = Annotated[bool, typer.Option("--calibrate", help="Make the run very 
 
 def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = False) -> None:
     """Print counts, times, memory and disk of a run before it starts; only --calibrate writes, and only rates."""
+    entry.require_file(run_file)
     print(f"reading {run_file} and its photos", file=sys.stderr, flush=True)
+    from pipeline.settings.benchmark_config import load_plan
+
+    config = load_plan(run_file, overrides or ())
+    from pipeline.ready import ready
+
+    run = ready(config, absent_ok=True)
     from pipeline.cost import calibration
     from pipeline.cost.count import workload_of
     from pipeline.cost.price import price
     from pipeline.cost.show import print_plan
-    from pipeline.ready import ready
-    from pipeline.settings.benchmark_config import load_plan
 
-    config = load_plan(run_file, overrides or ())
-    run = ready(config, absent_ok=True)
     if calibrate:
         from pipeline.cost.short_run import calibrate as measured_by_short_runs
 

@@ -19,6 +19,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
     """Fit an adapter, then for each round draw, score and select candidates and refit on them."""
+    entry.require_file(run_file)
     from pipeline.settings.config import load_run
 
     config = load_run(run_file, overrides or ())
