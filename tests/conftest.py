@@ -121,7 +121,7 @@ def pytest_collection_modifyitems(config, items):
     them alone in the end. Without them every file reports within seconds, in whatever order."""
     if config.option.markexpr:
         return
-    longest = ("test_ray_run", "test_sdxl", "test_ray_benchmark")
+    longest = ("test_ray_run", "test_sdxl", "test_ray_benchmark", "test_benchmark", "test_forecast", "test_methods")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def place(item):
