@@ -19,7 +19,7 @@ results: .venv/ready
 miniature: .venv/ready
 	$(BIN)/mudi miniature train --work runs/miniature-training && $(BIN)/mudi miniature check
 bench: .venv/ready
-	$(BIN)/python -m bench.ray_against_loop && $(BIN)/python -m bench.sampler_options
+	$(BIN)/python -m bench.ray_against_in_process && $(BIN)/python -m bench.sampler_options
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv

@@ -14,7 +14,7 @@ from pipeline.settings.config import Cluster, Slot
 from pipeline.workers.failure import RunFailedError
 
 OBJECT_STORE_BYTES = 400_000_000
-STARTS = 2  # Ray gives a local start 30 s, which a busy machine may need twice
+STARTS = 3  # Ray gives a local start 30 s, which a busy machine may need more than once
 ANSWER_SECONDS = 20  # for a cluster at an address to answer
 WITHOUT = "or work without Ray with --set cluster.address=none"
 
