@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.progress import live_progress
-
 
 @dataclass(frozen=True, kw_only=True)
 class Driven:
@@ -38,6 +36,7 @@ def drive(config: Any) -> Driven:
     config = on_the_cluster_of_this_job(config)
     say(f"reading the photos of {', '.join(folder.name for folder in config.combinations)}")
     run = ready(config)
+    from jobs.progress import live_progress
     from pipeline.carry_out import carry_out, phases_of
     from pipeline.cost.forecast import close_plan, plan_now, timed
     from pipeline.phases import is_anything_left

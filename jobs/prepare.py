@@ -13,7 +13,6 @@ import typer
 
 from jobs import entry
 from jobs.driver import started
-from jobs.progress import live_progress
 
 # So many photos on one machine take long enough that workers pay for their start.
 MANY = 200
@@ -43,6 +42,7 @@ def prepare(
     backbone: Backbone = None, words: Words = "templates", address: Address = None, gpus: Gpus = 0.0, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Copy photos, cut their subjects out, write captions, and show it all on a contact sheet to be corrected."""
+    from jobs.progress import live_progress
     from pipeline.prepare.prepare import known_settings
     from pipeline.prepare.prepare import prepare as run
     from pipeline.prepare.text import print_prepared

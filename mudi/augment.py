@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mudi.records import Box
+from mudi.records import CANVAS, Box
 
-CANVAS = 1024
 GAP = 32
 LARGEST_MARGIN = 256
 SMALLEST_SCALE = 0.75

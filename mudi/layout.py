@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mudi.augment import CANVAS, Composition, Segment, crop_to_mask, paste, resize, tight_box
+from mudi.augment import Composition, Segment, crop_to_mask, paste, resize, tight_box
 from mudi.dataset import load_segments
-from mudi.records import Box, Combination
+from mudi.records import CANVAS, Box, Combination
 
 # Told apart from one another and from most photos; used again after the sixth subject.
 COLOURS = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (255, 127, 14), (148, 103, 189), (23, 190, 207))

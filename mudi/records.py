@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Box = tuple[float, float, float, float]
+# Layouts and compositions are given on a canvas of so many pixels a side, whatever is drawn.
+CANVAS = 1024
 # A fit says how far it is: the optimiser step and its loss.
 Report = Callable[[int, float], None]
 

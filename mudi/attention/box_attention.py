@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mudi.augment import CANVAS
-from mudi.records import Box
+from mudi.records import CANVAS, Box
 
 Span = tuple[int, ...]
 

@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from mudi.augment import CANVAS
-from mudi.records import Box
+from mudi.records import CANVAS, Box
 from mudi.user_files.file_kinds import LFS_POINTER, recognise
 
 METADATA = "metadata.jsonl"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mudi.augment import CANVAS
+from mudi.records import CANVAS
 from mudi.user_files.descriptions import Mistakes, ask_until_valid, checked_caption, checked_class, checked_templates, correction
 from pipeline.prepare.endpoint import Endpoint, Message, answer, user_message
 

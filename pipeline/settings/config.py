@@ -208,11 +208,13 @@ class RunConfig(RunFile):
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run file at `path` with overrides applied, the templates of a prompt file in place of its path, and the method's own
     `sampling` where the file says nothing; see `load_settings`."""
-    # Made of the models of this file.
-    from pipeline.settings.prompt_file import with_templates
-
     source = read_source(path, overrides)
-    config = with_templates(validated(RunConfig, source))
+    config = validated(RunConfig, source)
+    if isinstance(config.prompts, str):
+        # Made of the models of this file.
+        from pipeline.settings.prompt_file import with_templates
+
+        config = with_templates(config)
     own = own_sampling(config.method.name, source.values.get("sampling", {}))
     return config.model_copy(update={"sampling": replace(config.sampling, **own)})
 

@@ -43,12 +43,10 @@ def read_prompts(path: Path) -> PromptFile:
 
 
 def with_templates(config: RunConfig) -> RunConfig:
-    """The run with training prompts in place of the file that they are in, so that they decide what it is and not the file's name.
+    """A run whose `prompts` name a file, with the training prompts in its place: they decide what the run is, the file's name does not.
 
     Those of a subjects.yaml are for every combination, those of a prompt file for each its own.
     """
-    if not isinstance(config.prompts, str):
-        return config
     path = Path(config.prompts)
     if path.name == FILE_NAME:
         return config.model_copy(update={"prompts": read_subjects(path).training_prompts})

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from ruamel.yaml import YAML
 
-from mudi.augment import CANVAS
+from mudi.records import CANVAS
 from pipeline.settings.run_file import load_settings
 from pipeline.settings.strict import Settings, Text
 

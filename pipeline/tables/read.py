@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
@@ -206,6 +205,9 @@ def read_file(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def _check_values(path: Path, table: pa.Table) -> None:
     """Raise ValueError for what the columns' types allow and this program never writes: later versions, NaN and infinite scores."""
+    # 0.1 s that a refusal of a run file need not wait for.
+    import pyarrow.compute as pc
+
     newest = pc.max(table["schema_version"]).as_py()
     if newest is not None and newest > SCHEMA_VERSION:
         raise ValueError(f"{path}: written as version {newest}, known is {SCHEMA_VERSION}; read it with the version that wrote it")
