@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from dreamsim.feature_extraction.vision_transformer import VisionTransformer
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -22,6 +22,7 @@ from transformers import (
 )  # fmt: skip
 
 from mudi.checkpoints.blip_reward import BlipReward, RewardConfig
+from mudi.checkpoints.sam_folder import SamConfig, build_sam
 from mudi.miniature.captions import TOKENS
 from mudi.miniature.world import SIZE
 
@@ -33,86 +34,54 @@ TEXT_WIDTHS = (48, 64)
 def vae() -> AutoencoderKL:
     """f = 4, eight latent channels, no mid attention: 0.66 M parameters."""
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64),
-        latent_channels=LATENT_CHANNELS,
-        layers_per_block=1,
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        norm_num_groups=8,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
+        block_out_channels=(16, 32, 64), latent_channels=LATENT_CHANNELS, layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3, norm_num_groups=8, sample_size=SIZE, mid_block_add_attention=False, scaling_factor=1.0,
         force_upcast=False,
-    )
+    )  # fmt: skip
 
 
 def unet() -> UNet2DConditionModel:
     """SDXL's plan at two levels: plain blocks at 12 x 12, cross-attention at 6 x 6, text_time embedding."""
-    return UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        transformer_layers_per_block=[1, 1],
-        cross_attention_dim=sum(TEXT_WIDTHS),
-        attention_head_dim=[2, 4],
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=16,
+    return _unet(
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"], up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        cross_attention_dim=sum(TEXT_WIDTHS), addition_embed_type="text_time", addition_time_embed_dim=16,
         projection_class_embeddings_input_dim=TEXT_WIDTHS[1] + 6 * 16,
-        norm_num_groups=16,
-    )
-
-
-def text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Three layers each; as in SDXL the condition is the penultimate states and the pooled second output."""
-
-    first, second = TEXT_WIDTHS
-    return CLIPTextModel(_text_config(tokenizer, first)), CLIPTextModelWithProjection(
-        _text_config(tokenizer, second, projection_dim=second)
-    )
-
-
-def _text_config(tokenizer: CLIPTokenizer, width: int, **extra) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_act="quick_gelu",
-        **extra,
-    )
+    )  # fmt: skip
 
 
 def one_encoder_unet() -> UNet2DConditionModel:
     """Stable Diffusion 1.5's and 2.1's plan at two levels: cross-attention at 12 x 12 and at 6 x 6, no added embedding."""
-    return UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128),
-        layers_per_block=1,
-        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-        transformer_layers_per_block=[1, 1],
-        cross_attention_dim=TEXT_WIDTHS[1],
-        attention_head_dim=[2, 4],
-        use_linear_projection=True,
-        norm_num_groups=16,
+    return _unet(
+        down_block_types=["CrossAttnDownBlock2D"] * 2, up_block_types=["CrossAttnUpBlock2D"] * 2, cross_attention_dim=TEXT_WIDTHS[1]
     )
+
+
+def _unet(**plan) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, block_out_channels=(64, 128), layers_per_block=1,
+        transformer_layers_per_block=[1, 1], attention_head_dim=[2, 4], use_linear_projection=True, norm_num_groups=16, **plan,
+    )  # fmt: skip
+
+
+def text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """Three layers each; as in SDXL the condition is the penultimate states and the pooled second output."""
+    first, second = (CLIPTextConfig(**_text(tokenizer, width), hidden_act="quick_gelu") for width in TEXT_WIDTHS)
+    second.projection_dim = TEXT_WIDTHS[1]
+    return CLIPTextModel(first), CLIPTextModelWithProjection(second)
 
 
 def one_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Three layers, of which the condition is the last one's normalised states, as in Stable Diffusion 1.5 and 2.1."""
-    return CLIPTextModel(_text_config(tokenizer, TEXT_WIDTHS[1]))
+    return CLIPTextModel(CLIPTextConfig(**_text(tokenizer, TEXT_WIDTHS[1]), hidden_act="quick_gelu"))
+
+
+def _text(tokenizer: CLIPTokenizer, width: int, inner: int = 3, layers: int = 3, context: int = TOKENS) -> dict[str, int]:
+    """The settings of a text tower of four heads whose fully connected layers are `inner` times as wide."""
+    marks = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("bos", "eos", "pad")}
+    return {
+        "vocab_size": len(tokenizer), "hidden_size": width, "intermediate_size": inner * width, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "max_position_embeddings": context, **marks,
+    }  # fmt: skip
 
 
 def scheduler() -> EulerDiscreteScheduler:
@@ -156,11 +125,7 @@ def start_positions(patches: nn.Conv2d, table: torch.Tensor) -> None:
 
 def detector(tokenizer: CLIPTokenizer) -> Owlv2ForObjectDetection:
     """OWLv2 on 48 px with 6-px patches: 64 candidate boxes."""
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": DETECTOR_TOKENS, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
+    text = _text(tokenizer, 48, inner=2, layers=2, context=DETECTOR_TOKENS)
     vision = {
         "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIZE,
         "patch_size": 6,
@@ -201,34 +166,21 @@ def dreamsim_trunk() -> VisionTransformer:
 
 def sam() -> Sam:
     """segment-anything on 64 px with 4-px patches, width 48, two layers."""
-    side, patch, width = 64, 4, 32
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=side, patch_size=patch, embed_dim=48, depth=2, num_heads=4, mlp_ratio=3, out_chans=width, qkv_bias=True,
-            use_rel_pos=True, window_size=0, norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=width, image_embedding_size=(side // patch, side // patch), input_image_size=(side, side), mask_in_chans=8
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3, transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=96, num_heads=4),
-            transformer_dim=width, iou_head_depth=2, iou_head_hidden_dim=32,
-        ),
+    sizes = SamConfig(
+        image_size=64, patch_size=4, encoder_width=48, encoder_depth=2, encoder_heads=4, encoder_mlp_ratio=3, window_size=0,
+        global_blocks=(), prompt_width=32, mask_channels=8, decoder_depth=2, decoder_heads=4, decoder_mlp_width=96, iou_depth=2,
+        iou_width=32,
     )  # fmt: skip
+    return build_sam(sizes)
 
 
 def clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """CLIP on 48 px with 8-px patches, widths 80 and 64, four and three layers: 0.5 M parameters."""
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "max_position_embeddings": TOKENS, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
     vision = {
         "hidden_size": 80, "intermediate_size": 240, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": SIZE,
         "patch_size": 8,
     }  # fmt: skip
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    model = CLIPModel(CLIPConfig(text_config=_text(tokenizer, 64), vision_config=vision, projection_dim=64))
     start_linear(model.vision_model, model.text_model)
     embeddings = model.vision_model.embeddings
     start_positions(embeddings.patch_embedding, embeddings.position_embedding.weight)

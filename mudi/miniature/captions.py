@@ -55,8 +55,8 @@ def _apply_merges(parts: list[str], ranks: dict[tuple[str, str], int]) -> list[s
         parts = [*parts[:i], parts[i] + parts[i + 1], *parts[i + 2 :]]
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """A CLIPTokenizer whose merges build every vocabulary word; other words fall into smaller pieces.
+def build_tokenizer(context: int = TOKENS) -> CLIPTokenizer:
+    """A CLIPTokenizer of `context` tokens whose merges build every vocabulary word; other words fall into smaller pieces.
 
     Each word first goes through the merges so far and only then adds its own, with lower priority,
     so that no later word can break an earlier one.
@@ -71,7 +71,7 @@ def build_tokenizer() -> CLIPTokenizer:
             parts = [parts[0] + parts[1], *parts[2:]]
             pieces[parts[0]] = None
     vocabulary_list = [*pieces, "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={p: i for i, p in enumerate(vocabulary_list)}, merges=list(ranks), model_max_length=TOKENS)
+    return CLIPTokenizer(vocab={p: i for i, p in enumerate(vocabulary_list)}, merges=list(ranks), model_max_length=context)
 
 
 def name_table(pool: list[Identity]) -> dict[Identity, str]:

@@ -3,6 +3,7 @@
 `python -m mudi.miniature.check` measures the weights that ship, through the loaders and functions that every run uses.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from mudi.backbone import Backbone
 from mudi.detect import Detector, detect
+from mudi.diffusion import to_pixels
 from mudi.embed import Embedder, embed, square_crop
 from mudi.metrics.detect_and_compare import linear_score, similarity_matrix
 from mudi.miniature.render import pair_scene, single_scene
@@ -32,6 +34,7 @@ from mudi.miniature.world import (
 from mudi.model_facts import MINIATURE
 from mudi.models import EMBEDDERS, load, load_detector, load_embedder, load_segmenter
 from mudi.segment import segment
+from mudi.user_files.mask_doubts import overlap
 
 THRESHOLD = 0.4
 PHOTOS = 5
@@ -81,26 +84,18 @@ def held_out_pairs(rng: np.random.Generator, count: int) -> list[Scene]:
 
 def check_autoencoder(backbone: Backbone, rng: np.random.Generator, count: int = 200) -> list[Gate]:
     """Peak signal-to-noise ratio in dB of reconstructions from posterior modes, from the mean squared error over all scenes."""
-    images = np.stack([s.image for s in held_out_pairs(rng, count)])
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = to_pixels([s.image for s in held_out_pairs(rng, count)])
     with torch.no_grad():
         errors = [(backbone.vae(x.to(backbone.device)).sample.clamp(-1, 1).cpu() - x).square().mean() for x in pixels.split(50)]
     return [Gate(name="autoencoder: PSNR, dB", value=float(10 * torch.log10(4 / torch.stack(errors).mean())), threshold=30.0)]
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
 def found(boxes: list[Box], truth: tuple[Box, ...]) -> int:
     """How many true boxes have a box of their own at IoU 0.5; each box serves once, best overlaps first."""
-    overlaps = sorted(((iou(b, t), i, j) for (i, b), (j, t) in product(enumerate(boxes), enumerate(truth))), reverse=True)
+    shares = sorted(((overlap(b, t), i, j) for (i, b), (j, t) in product(enumerate(boxes), enumerate(truth))), reverse=True)
     used, matched = set(), set()
-    for overlap, i, j in overlaps:
-        if overlap >= 0.5 and i not in used and j not in matched:
+    for share, i, j in shares:
+        if share >= 0.5 and i not in used and j not in matched:
             used.add(i)
             matched.add(j)
     return len(matched)
@@ -120,7 +115,7 @@ def check_detector(detector: Detector, rng: np.random.Generator, count: int = 40
         for scene, ds in zip(scenes, detections, strict=True)
         for identity, box in zip(scene.identities, scene.boxes, strict=True)
         for d in ds
-        if iou(d.box_xyxy, box) >= 0.5 and len({i.class_noun for i in scene.identities}) == 2
+        if overlap(d.box_xyxy, box) >= 0.5 and len({i.class_noun for i in scene.identities}) == 2
     ]
     absent = detect(detector, [s.image for s in scenes[:50]], [["lighthouse"]] * min(count, 50), THRESHOLD)
     return [
@@ -192,14 +187,19 @@ def check_identities(embedder: Embedder, rng: np.random.Generator, count: int = 
     ]
 
 
-def different_pairs(rng: np.random.Generator, count: int) -> list[Pair]:
-    """Pairs of held-out identities that share nothing and whose body swap hides no accessory."""
+def swappable_pairs(rng: np.random.Generator, count: int, wanted: Callable[[Identity, Identity, int], bool]) -> list[Pair]:
+    """Pairs of held-out identities whose body swap hides no accessory, each `wanted` for its place in the list."""
     pool, pairs = split_identities()[1], []
     while len(pairs) < count:
         a, b = random_identity(rng, pool), random_identity(rng, pool)
-        if attribute_distance(a, b) == 1 and all(i.body != i.accessory_colour for i in swap_bodies(a, b)):
+        if all(i.body != i.accessory_colour for i in swap_bodies(a, b)) and wanted(a, b, len(pairs)):
             pairs.append((a, b))
     return pairs
+
+
+def different_pairs(rng: np.random.Generator, count: int) -> list[Pair]:
+    """Pairs of held-out identities that share nothing and whose body swap hides no accessory."""
+    return swappable_pairs(rng, count, lambda a, b, _: attribute_distance(a, b) == 1)
 
 
 def check_arrangements(embedder: Embedder, detector: Detector, rng: np.random.Generator, count: int = 40) -> list[Gate]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mudi.diffusion import decode, encode
-from mudi.miniature.check import Gate, Pair, neighbour
+from mudi.miniature.check import Gate, Pair, neighbour, swappable_pairs
 from mudi.miniature.corpus import BACKGROUND_NAMES
 from mudi.miniature.oracle import OTHER, PLACE_NAMES, close_scene, crowd_scene, place_of, stitched
 from mudi.miniature.references import describe_identity
@@ -36,15 +36,12 @@ Soften = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 def alike_pairs(rng: np.random.Generator, count: int) -> list[Pair]:
     """Held-out pairs of any classes, half of them of one, that differ in body, belly and what they wear; swapped bodies
     hide no accessory."""
-    pool, pairs = split_identities()[1], []
-    while len(pairs) < count:
-        a, b = random_identity(rng, pool), random_identity(rng, pool)
-        wear = {(i.accessory, i.accessory_colour) for i in (a, b)}
-        seen = all(i.body != i.accessory_colour for i in swap_bodies(a, b))
-        kind = (a.class_noun == b.class_noun) == (len(pairs) % 2 == 0)
-        if kind and seen and len(wear) == 2 and a.body != b.body and a.belly != b.belly:
-            pairs.append((a, b))
-    return pairs
+
+    def wanted(a: Identity, b: Identity, index: int) -> bool:
+        worn_apart = (a.accessory, a.accessory_colour) != (b.accessory, b.accessory_colour)
+        return (a.class_noun == b.class_noun) == (index % 2 == 0) and worn_apart and a.body != b.body and a.belly != b.belly
+
+    return swappable_pairs(rng, count, wanted)
 
 
 def shown(rng: np.random.Generator, kind: str, a: Identity, b: Identity, place: str) -> Scene:

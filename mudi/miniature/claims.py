@@ -9,7 +9,7 @@ from mudi.miniature.captions import PLACES, PLAIN_WORDS
 from mudi.miniature.captions import place as place_words
 from mudi.miniature.world import ACCESSORIES, BACKGROUNDS, CLASSES, COLOURS, Identity, Scene
 
-SHARE_BODY, SHARE_BELLY, SHARE_WORN, SHARE_PLACE = 0.92, 0.3, 0.4, 0.92
+SHARES, SHARE_PLACE = {"body": 0.92, "belly": 0.3, "worn": 0.4}, 0.92
 # The ways to be wrong: one attribute replaced; one exchanged between the two subjects; one of the two named twice; the second
 # subject of a pair, where the scene has one; another place.
 KINDS = ("changed", "exchanged", "twice", "missing", "place")
@@ -61,14 +61,16 @@ def true_caption(scene: Scene, rng: np.random.Generator) -> Caption:
     return Caption(claims=tuple(claims[i] for i in order), place=place)
 
 
+def nameable(identity: Identity) -> frozenset[str]:
+    """The attributes that can be seen: a belly of the body's colour cannot, and nothing worn neither."""
+    seen = {"body": True, "belly": identity.belly != identity.body, "worn": identity.accessory != "none"}
+    return frozenset(name for name, shown in seen.items() if shown)
+
+
 def claim_of(identity: Identity, rng: np.random.Generator) -> Claim:
-    """A claim that names each attribute of `identity` with the share above; what is absent or unseen is not named."""
-    likely = {
-        "body": SHARE_BODY,
-        "belly": SHARE_BELLY * (identity.belly != identity.body),
-        "worn": SHARE_WORN * (identity.accessory != "none"),
-    }
-    return Claim(identity=identity, named=frozenset(name for name, share in likely.items() if rng.random() < share))
+    """A claim that names each attribute of `identity` that can be seen with its share."""
+    likely = frozenset(name for name, share in SHARES.items() if rng.random() < share)
+    return Claim(identity=identity, named=likely & nameable(identity))
 
 
 def holds(claims: tuple[Claim, ...], identities: tuple[Identity, ...]) -> bool:

@@ -1,9 +1,11 @@
 """Rendered scenes in bulk: what the tiny models are trained and judged on, made from one seed."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,10 +13,14 @@ from mudi.miniature.captions import name_table
 from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.world import BACKGROUNDS, PLAIN_BACKGROUNDS, SIZE, Scene, all_identities, random_identity, split_identities
 
+TRAINING_SCENES = 120_000
 CHUNK = 500
 SHARE_PAIRS = 0.62
 SHARE_PLAIN = 0.3
 SHARE_NAMED = 0.2
+BACKGROUND_NAMES = (*BACKGROUNDS, *PLAIN_BACKGROUNDS)
+
+Arrays = TypeVar("Arrays")
 
 
 @dataclass(frozen=True)
@@ -33,20 +39,8 @@ class Corpus:
 
     def scene(self, index: int) -> Scene:
         """Scene `index` without masks and boxes: all that a caption needs."""
-        everyone = all_identities_cached()
-        present = tuple(everyone[i] for i in self.identities[index] if i >= 0)
+        present = tuple(all_identities()[i] for i in self.identities[index] if i >= 0)
         return Scene(image=self.images[index], masks=(), boxes=(), identities=present, background=BACKGROUND_NAMES[self.backgrounds[index]])
-
-
-BACKGROUND_NAMES = (*BACKGROUNDS, *PLAIN_BACKGROUNDS)
-_EVERYONE: list = []
-
-
-def all_identities_cached() -> list:
-    """`all_identities()`, computed once a process."""
-    if not _EVERYONE:
-        _EVERYONE.extend(all_identities())
-    return _EVERYONE
 
 
 def draw_scene(rng: np.random.Generator, pool: list, named: list) -> Scene:
@@ -86,18 +80,20 @@ def render_corpus(count: int, seed: int, *, held_out: bool = False, workers: int
         with ProcessPoolExecutor(workers) as pool:
             parts = list(pool.map(make, chunks))
     else:
-        parts = [make(c) for c in chunks]
-    fields = ("images", "labels", "identities", "backgrounds")
-    return Corpus(*(np.concatenate([getattr(p, f) for p in parts])[:count] for f in fields))
+        parts = list(map(make, chunks))
+    return Corpus(**{name: np.concatenate([vars(part)[name] for part in parts])[:count] for name in vars(parts[0])})
 
 
-def stored_corpus(folder: Path, count: int, seed: int, *, held_out: bool = False, workers: int = 1) -> Corpus:
-    """`render_corpus`, kept as .npy files in `folder` and memory-mapped."""
-    fields = ("images", "labels", "identities", "backgrounds")
-    stem = f"{'held' if held_out else 'train'}-{count}-{seed}"
-    if not (folder / f"{stem}-backgrounds.npy").exists():
+def stored(folder: Path, stem: str, kind: type[Arrays], make: Callable[[], Arrays]) -> Arrays:
+    """The value of `kind`, a dataclass of arrays, that `make` makes; kept as .npy files in `folder` and memory-mapped."""
+    paths = {of.name: folder / f"{stem}-{of.name}.npy" for of in fields(kind)}
+    if not all(path.exists() for path in paths.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        corpus = render_corpus(count, seed, held_out=held_out, workers=workers)
-        for field in fields:
-            np.save(folder / f"{stem}-{field}.npy", getattr(corpus, field))
-    return Corpus(*(np.load(folder / f"{stem}-{field}.npy", mmap_mode="r") for field in fields))
+        for name, values in vars(make()).items():
+            np.save(paths[name], values)
+    return kind(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+
+
+def training_corpus(work: Path, seed: int = 0, workers: int = 1) -> Corpus:
+    """The scenes that every part is trained on, stored in `work`."""
+    return stored(work, f"train-{TRAINING_SCENES}-{seed}", Corpus, partial(render_corpus, TRAINING_SCENES, seed, workers=workers))

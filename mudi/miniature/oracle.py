@@ -1,14 +1,14 @@
 """The oracle's sizes and vocabularies, and the scenes that it learns from: crowded, doubled, missing, stitched."""
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mudi.miniature.captions import PLACES, PLAIN_WORDS
 from mudi.miniature.check import neighbour
-from mudi.miniature.corpus import BACKGROUND_NAMES, all_identities_cached
+from mudi.miniature.corpus import BACKGROUND_NAMES, stored
 from mudi.miniature.render import LOWEST, TALLEST, pair_scene, random_pose, render, single_scene
 from mudi.miniature.world import (
     ACCESSORIES,
@@ -18,6 +18,7 @@ from mudi.miniature.world import (
     SIZE,
     Identity,
     Scene,
+    all_identities,
     random_identity,
     split_identities,
     swap_accessories,
@@ -28,7 +29,6 @@ from mudi.oracle import BARE, OracleConfig
 PLAIN, OTHER = "plain", "other"
 MOST = 3  # subjects counted one by one; the class of this number means "or more"
 ABSENT = -1
-CHUNK = 500
 UNNATURAL_SHARE = 0.14
 # Under the brim of a hat a pixel or two of the ears is all that tells these classes apart.
 LOOK_ALIKES = ("cat", "bear")
@@ -75,8 +75,7 @@ def place_of(background: str) -> int:
 
 def traits_of_corpus(identities: np.ndarray) -> np.ndarray:
     """int64 (N, 2, 5) of identity indices (N, 2) as a corpus holds them."""
-    table = np.array([*map(traits_of, all_identities_cached()), [ABSENT] * len(CONFIG.attributes)])
-    return table[identities]
+    return np.array([*map(traits_of, all_identities()), [ABSENT] * len(CONFIG.attributes)])[identities]
 
 
 def close_scene(rng: np.random.Generator, left: Identity, right: Identity, background: str) -> Scene:
@@ -114,11 +113,6 @@ def relative(rng: np.random.Generator, identity: Identity, pool: list[Identity])
     return chimeras[rng.integers(len(chimeras))] if kind < 0.7 and chimeras else other
 
 
-def empty_picture(rng: np.random.Generator, background: str) -> np.ndarray:
-    """A place without anybody, uint8 (48, 48, 3)."""
-    return render([], [], background, rng).image
-
-
 def stitched(rng: np.random.Generator, left: Scene, right: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Picture and labels of half a single scene beside half of another, each around its subject, as Cut-Mix makes them."""
     half = SIZE // 2
@@ -133,7 +127,7 @@ def stitched(rng: np.random.Generator, left: Scene, right: Scene) -> tuple[np.nd
 
 def unnatural_background(rng: np.random.Generator) -> np.ndarray:
     """No place of the world, uint8 (48, 48, 3): halves of two, a mixture of two, a strange colour, or blotches."""
-    first, second = (empty_picture(rng, str(p)).astype(float) for p in rng.choice(BACKGROUND_NAMES[:7], 2, replace=False))
+    first, second = (render([], [], str(p), rng).image.astype(float) for p in rng.choice(BACKGROUND_NAMES[:7], 2, replace=False))
     kind = rng.random()
     if kind < 0.55:
         seam = np.arange(SIZE) - rng.uniform(16, 32)
@@ -162,7 +156,7 @@ def draw_lesson(rng: np.random.Generator, pool: list[Identity]) -> Lesson:
         image, labels = stitched(rng, *(single_scene(rng, i, str(p)) for i, p in zip((first, second), places, strict=True)))
         return image, labels, 2, (first, second), PLACE_NAMES.index(OTHER)
     if kind < 0.22:
-        image = empty_picture(rng, background)
+        image = render([], [], background, rng).image
         return image, np.zeros((SIZE, SIZE), np.uint8), 0, (), place_of(background)
     if kind < 0.38:
         crowd = [first, second, *(relative(rng, first, pool) for _ in range(rng.integers(1, 3)))]
@@ -170,7 +164,7 @@ def draw_lesson(rng: np.random.Generator, pool: list[Identity]) -> Lesson:
     elif kind < 0.46:
         scene, shown = single_scene(rng, first, background), (first,)
     else:
-        place_pair: Callable = close_scene if kind < 0.76 else pair_scene
+        place_pair = close_scene if kind < 0.76 else pair_scene
         scene, shown = place_pair(rng, first, second, background), (first, second)
     # Of a pixel that two subjects halve both masks say yes; it goes to the later one.
     labels = np.max([mask * np.uint8(n) for n, mask in enumerate(scene.masks, start=1)], axis=0)
@@ -180,14 +174,12 @@ def draw_lesson(rng: np.random.Generator, pool: list[Identity]) -> Lesson:
     return image, labels, min(len(scene.masks), MOST), shown, place
 
 
-def look_alikes(pool: list[Identity]) -> list[Identity]:
-    """Those of the pool that are most easily taken for another class: LOOK_ALIKES in hats or bare."""
-    return [i for i in pool if i.class_noun in LOOK_ALIKES and i.accessory != "scarf"]
-
-
 def draw_lessons(count: int, seed: int, *, alike: bool = False) -> Lessons:
-    """`count` hard scenes of training identities, or of their `look_alikes`; relatives may be anyone next to them."""
-    pool = look_alikes(split_identities()[0]) if alike else split_identities()[0]
+    """`count` hard scenes of training identities; with `alike` of those that are most easily taken for another class, LOOK_ALIKES
+    in hats or bare. Relatives may be anyone next to them."""
+    pool = split_identities()[0]
+    if alike:
+        pool = [i for i in pool if i.class_noun in LOOK_ALIKES and i.accessory != "scarf"]
     rng = np.random.default_rng((seed, int(alike)))
     images, labels = np.zeros((count, SIZE, SIZE, 3), np.uint8), np.zeros((count, SIZE, SIZE), np.uint8)
     traits = np.full((count, 2, len(CONFIG.attributes)), ABSENT, np.int64)
@@ -201,10 +193,5 @@ def draw_lessons(count: int, seed: int, *, alike: bool = False) -> Lessons:
 
 def stored_lessons(folder: Path, count: int, seed: int, *, alike: bool = False) -> Lessons:
     """`draw_lessons`, kept as .npy files in `folder` and memory-mapped."""
-    paths = {name: folder / f"{'alike' if alike else 'lessons'}-{count}-{seed}-{name}.npy" for name in Lessons.__dataclass_fields__}
-    if not all(path.exists() for path in paths.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-        lessons = draw_lessons(count, seed, alike=alike)
-        for name, path in paths.items():
-            np.save(path, getattr(lessons, name))
-    return Lessons(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+    stem = f"{'alike' if alike else 'lessons'}-{count}-{seed}"
+    return stored(folder, stem, Lessons, partial(draw_lessons, count, seed, alike=alike))

@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 from mudi.backbone import Backbone
 from mudi.diffusion import decode, denoise, generators, standard_noise
 from mudi.miniature.captions import PLACES
+from mudi.miniature.claims import Caption, Claim, nameable
 from mudi.miniature.render import pair_scene, single_scene
-from mudi.miniature.world import BACKGROUNDS, Identity, Scene, split_identities
+from mudi.miniature.world import BACKGROUNDS, Scene, split_identities
 from mudi.text.conditioning import encode_negative, encode_prompts
 
 STEPS, GUIDANCE = 25, 4.0
@@ -20,15 +21,7 @@ CAPTION_HEIGHT = 14
 
 def full_caption(scene: Scene) -> str:
     """A caption that names every attribute of every subject, from left to right."""
-    return "a photo of " + " and ".join(f"a {described(i)}" for i in scene.identities) + " " + PLACES[scene.background]
-
-
-def described(identity: Identity) -> str:
-    """All five attributes in words, as in the training captions."""
-    words = f"{identity.body} {identity.class_noun}"
-    if identity.belly != identity.body:
-        words += f" with {identity.belly} belly"
-    return words if identity.accessory == "none" else f"{words} wearing a {identity.accessory_colour} {identity.accessory}"
+    return Caption(claims=tuple(Claim(identity=i, named=nameable(i)) for i in scene.identities), place=PLACES[scene.background]).text
 
 
 def held_out_scenes(count: int, seed: int) -> list[Scene]:

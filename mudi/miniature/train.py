@@ -6,26 +6,24 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
-from safetensors.torch import load_file
 from torch import nn
-from transformers import BitImageProcessor, CLIPTokenizer, Owlv2ImageProcessor, Owlv2Processor
+from transformers import BitImageProcessor, Owlv2ImageProcessor, Owlv2Processor
 
 from mudi.checkpoints.dreamsim_trunks import around_dino, save_dreamsim
 from mudi.checkpoints.sam_folder import save_segmenter
+from mudi.diffusion import to_pixels
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
-from mudi.miniature.corpus import stored_corpus
-from mudi.miniature.optimise import in_parallel
+from mudi.miniature.corpus import training_corpus
+from mudi.miniature.optimise import averaged, in_parallel
 from mudi.miniature.oracle import CONFIG
 from mudi.miniature.train_clip import export_clip, train_clip
 from mudi.miniature.train_detector import train_detector
 from mudi.miniature.train_diffusion import (
-    TRAINING_SCENES,
     Conditioned,
     OneEncoder,
     continue_unet,
     encode_corpus,
-    pixels,
     train_decoder,
     train_one_encoder,
     train_unet,
@@ -64,16 +62,14 @@ STAGES = {
 
 def restore(work: Path, stage: str, module: nn.Module) -> nn.Module:
     """`module` with the averaged weights that `stage` left in `work`, frozen and in evaluation mode."""
-    stored = load_file(work / f"{stage}.safetensors")
-    averaged = {key.removeprefix("ema."): value for key, value in stored.items() if key.startswith("ema.")}
-    module.load_state_dict({**module.state_dict(), **averaged})
+    module.load_state_dict({**module.state_dict(), **averaged(work, stage)})
     return module.eval().requires_grad_(False)
 
 
 def train(work: Path, weights: Path, seed: int, workers: int) -> None:
     """Every stage in turn, then `export`. Files in `work` let a stopped training go on; `weights` is replaced."""
     work.mkdir(parents=True, exist_ok=True)
-    corpus = stored_corpus(work, TRAINING_SCENES, seed, workers=workers)
+    corpus = training_corpus(work, seed, workers)
     for stage, (function, steps, batch, most, offset) in STAGES.items():
         if stage == "unet":
             encode_corpus(work, whitened_vae(work, corpus), corpus)
@@ -84,12 +80,12 @@ def train(work: Path, weights: Path, seed: int, workers: int) -> None:
 def whitened_vae(work: Path, corpus) -> AutoencoderKL:
     """The trained autoencoder with unit-variance latents, measured on the first scenes of the corpus."""
     vae = restore(work, "decoder", architectures.vae())
-    return whiten(vae, pixels(corpus.images[:WHITENED_ON]))
+    return whiten(vae, to_pixels(corpus.images[:WHITENED_ON]))
 
 
 def export(work: Path, weights: Path, seed: int) -> None:
     """Store all parts as float16 safetensors in the layout that `mudi.models` reads."""
-    corpus = stored_corpus(work, TRAINING_SCENES, seed)
+    corpus = training_corpus(work, seed)
     fresh = weights.with_name(weights.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -141,9 +137,8 @@ def _export_pipeline(work: Path, folder: Path, corpus) -> None:
 
 
 def _export_judges(work: Path, folder: Path) -> None:
-    tokenizer = build_tokenizer()
-    restore(work, "detector", architectures.detector(tokenizer)).to(STORED).save_pretrained(folder / "detector")
-    short = CLIPTokenizer(vocab=tokenizer.get_vocab(), merges=_merges(tokenizer), model_max_length=architectures.DETECTOR_TOKENS)
+    restore(work, "detector", architectures.detector(build_tokenizer())).to(STORED).save_pretrained(folder / "detector")
+    short = build_tokenizer(architectures.DETECTOR_TOKENS)
     size = {"height": SIZE, "width": SIZE}
     Owlv2Processor(Owlv2ImageProcessor(size=size), short).save_pretrained(folder / "detector")
     restore(work, "dinov2", architectures.dinov2()).to(STORED).save_pretrained(folder / "dinov2")
@@ -160,8 +155,4 @@ def export_readers(work: Path, folder: Path, seed: int) -> None:
     tokenizer = build_tokenizer()
     export_clip(restore(work, "clip", architectures.clip(tokenizer)), tokenizer, folder / "clip", STORED)
     network = restore(work, "image_reward", Taught(tokenizer)).reward
-    export_reward(network, stored_corpus(work, TRAINING_SCENES, seed), tokenizer, folder / "image_reward", STORED, seed)
-
-
-def _merges(tokenizer: CLIPTokenizer) -> list[tuple[str, str]]:
-    return [tuple(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
+    export_reward(network, training_corpus(work, seed), tokenizer, folder / "image_reward", STORED, seed)

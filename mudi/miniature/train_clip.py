@@ -11,10 +11,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
-from mudi.miniature.corpus import stored_corpus
+from mudi.miniature.corpus import training_corpus
 from mudi.miniature.judge_data import flawed, floats, normalised
 from mudi.miniature.optimise import optimise
-from mudi.miniature.train_diffusion import TRAINING_SCENES
 from mudi.miniature.world import SIZE, split_identities
 
 
@@ -49,8 +48,7 @@ def train_clip(work: Path, steps: int, batch: int, seed: int) -> None:
     Despite the wrong captions it hardly learns which attribute belongs to whom: it tells an exchange from the truth in 58 % of
     held-out pairs. Making half of all wrong captions exchanges, and patch labels beside the loss, gave 52 %.
     """
-    torch.manual_seed(seed)
-    corpus, tokenizer, pool = stored_corpus(work, TRAINING_SCENES, 0), build_tokenizer(), split_identities()[0]
+    corpus, tokenizer, pool = training_corpus(work), build_tokenizer(), split_identities()[0]
     model = architectures.clip(tokenizer)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:

@@ -11,11 +11,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
-from mudi.miniature.corpus import all_identities_cached, stored_corpus
+from mudi.miniature.corpus import training_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
 from mudi.miniature.optimise import optimise
-from mudi.miniature.train_diffusion import TRAINING_SCENES
-from mudi.miniature.world import CLASSES, SIZE
+from mudi.miniature.world import CLASSES, SIZE, all_identities
 
 FOCAL_GAMMA = 2.0
 # What no scene shows, asked for in every step so that not every text finds every subject.
@@ -28,8 +27,7 @@ OTHER_CLASS = 0.5
 
 def class_indices(identities: np.ndarray) -> np.ndarray:
     """Indices into CLASSES of identity indices of any shape; what an absent one (-1) yields has no meaning."""
-    of_identity = np.array([CLASSES.index(i.class_noun) for i in all_identities_cached()])
-    return of_identity[identities]
+    return np.array([CLASSES.index(i.class_noun) for i in all_identities()])[identities]
 
 
 def predictions(model: Owlv2ForObjectDetection, pixels: torch.Tensor, queries) -> tuple[torch.Tensor, ...]:
@@ -117,8 +115,7 @@ def detection_loss(outputs: tuple[torch.Tensor, ...], truth: torch.Tensor, class
 
 def train_detector(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit both towers and all heads on rendered scenes, asked for all four class nouns and for what is not there."""
-    torch.manual_seed(seed)
-    corpus, tokenizer = stored_corpus(work, TRAINING_SCENES, 0), build_tokenizer()
+    corpus, tokenizer = training_corpus(work), build_tokenizer()
     model = architectures.detector(tokenizer)
     queries = tokenizer([*CLASSES, *ABSENT], padding="max_length", max_length=architectures.DETECTOR_TOKENS, return_tensors="pt")
 

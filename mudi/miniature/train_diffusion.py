@@ -6,23 +6,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler
-from safetensors.torch import load_file
 from torch import nn
 
+from mudi.diffusion import to_pixels
 from mudi.miniature import architectures
 from mudi.miniature.captions import TOKENS, build_tokenizer, caption, name_table
-from mudi.miniature.corpus import Corpus, all_identities_cached, stored_corpus
-from mudi.miniature.optimise import optimise
+from mudi.miniature.corpus import Corpus, training_corpus
+from mudi.miniature.optimise import averaged, optimise
 from mudi.miniature.world import SIZE, split_identities
 
-TRAINING_SCENES = 120_000
+LATENT_POSITIONS = (SIZE // 4) ** 2
 MIN_SNR = 5.0
 SECOND_SITTING = 10
-
-
-def pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to float (N, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _differences(x: torch.Tensor) -> torch.Tensor:
@@ -32,11 +27,10 @@ def _differences(x: torch.Tensor) -> torch.Tensor:
 
 def train_vae(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the autoencoder by L1 + MSE + 0.5 gradient L1 + a small KL, with plain tensors on the CPU."""
-    torch.manual_seed(seed)
-    corpus, model = stored_corpus(work, TRAINING_SCENES, seed), architectures.vae()
+    corpus, model = training_corpus(work, seed), architectures.vae()
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        images = pixels(corpus.images[np.sort(rng.integers(len(corpus), size=batch))])
+        images = to_pixels(corpus.images[np.sort(rng.integers(len(corpus), size=batch))])
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(images).latent_dist
             shown = model.decode(posterior.sample(generator=noise)).sample.float()
@@ -55,15 +49,13 @@ def train_decoder(work: Path, steps: int, batch: int, seed: int) -> None:
 
     The latents stay what they are, so this can follow or run beside the UNet's training.
     """
-    torch.manual_seed(seed)
-    corpus, model = stored_corpus(work, TRAINING_SCENES, seed), architectures.vae()
-    averaged = {key.removeprefix("ema."): value for key, value in load_file(work / "vae.safetensors").items() if key.startswith("ema.")}
-    model.load_state_dict(averaged)
+    corpus, model = training_corpus(work, seed), architectures.vae()
+    model.load_state_dict(averaged(work, "vae"))
     model.encoder.requires_grad_(False)
     model.quant_conv.requires_grad_(False)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
-        images = pixels(corpus.images[np.sort(rng.integers(len(corpus), size=batch))])
+        images = to_pixels(corpus.images[np.sort(rng.integers(len(corpus), size=batch))])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 latents = model.encode(images).latent_dist.mode()
@@ -71,9 +63,6 @@ def train_decoder(work: Path, steps: int, batch: int, seed: int) -> None:
         return {"mse": F.mse_loss(shown, images), "l1": 0.2 * F.l1_loss(shown, images)}
 
     optimise("decoder", model, loss, steps=steps, learning_rate=2e-3, work=work, seed=seed)
-
-
-LATENT_POSITIONS = (SIZE // 4) ** 2
 
 
 @torch.no_grad()
@@ -156,7 +145,7 @@ def encode_corpus(work: Path, model: AutoencoderKL, corpus: Corpus) -> np.ndarra
     """Posterior modes of every scene, float16 (N, 8, 12, 12), kept in `work/latents.npy`."""
     path = work / "latents.npy"
     if not path.exists():
-        chunks = [model.encode(pixels(corpus.images[i : i + 250])).latent_dist.mode().half().numpy() for i in range(0, len(corpus), 250)]
+        chunks = [model.encode(to_pixels(corpus.images[i : i + 250])).latent_dist.mode().half().numpy() for i in range(0, len(corpus), 250)]
         np.save(path, np.concatenate(chunks))
     return np.load(path, mmap_mode="r")
 
@@ -168,27 +157,23 @@ def train_unet(work: Path, steps: int, batch: int, seed: int) -> None:
 
 def continue_unet(work: Path, steps: int, batch: int, seed: int) -> None:
     """`train_unet` again from its averaged weights, with a second, lower schedule: a longer training in two sittings."""
-    _train_unet(work, "unet_long", steps, batch, seed, learning_rate=1.0e-3, start=work / "unet.safetensors", draws=SECOND_SITTING)
+    _train_unet(work, "unet_long", steps, batch, seed, learning_rate=1.0e-3, start="unet", draws=SECOND_SITTING)
 
 
 def train_one_encoder(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the one-encoder family's UNet and text encoder, begun from what they share with the tiny SDXL (`warm_start`)."""
-    _train_unet(work, "unet_one_encoder", steps, batch, seed, learning_rate=1.2e-3, start=work / "unet_long.safetensors", kind=OneEncoder)
+    _train_unet(work, "unet_one_encoder", steps, batch, seed, learning_rate=1.2e-3, start="unet_long", kind=OneEncoder)
 
 
 def _train_unet(
-    work: Path, name: str, steps: int, batch: int, seed: int, learning_rate: float, start: Path | None = None, draws: int = 0,
+    work: Path, name: str, steps: int, batch: int, seed: int, learning_rate: float, start: str = "", draws: int = 0,
     kind: type = Conditioned,
 ) -> None:  # fmt: skip
     """`draws` moves the seed of batches and noise, so that a second sitting does not repeat the first; the corpus stays."""
-    torch.manual_seed(seed)
-    corpus, latents = stored_corpus(work, TRAINING_SCENES, seed), np.load(work / "latents.npy", mmap_mode="r")
-    all_identities_cached()
-    tokenizer, names = build_tokenizer(), name_table(split_identities()[0])
-    model = kind()
+    corpus, latents = training_corpus(work, seed), np.load(work / "latents.npy", mmap_mode="r")
+    tokenizer, names, model = build_tokenizer(), name_table(split_identities()[0]), kind()
     if start:
-        averaged = {key.removeprefix("ema."): value for key, value in load_file(start).items() if key.startswith("ema.")}
-        model.warm_start(averaged)
+        model.warm_start(averaged(work, start))
     alphas = DDPMScheduler(**{k: architectures.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")}).alphas_cumprod
     weights = torch.clamp(MIN_SNR * (1 - alphas) / alphas, max=1.0)
 

@@ -16,11 +16,11 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mudi.embed import square_crop
 from mudi.miniature import architectures
-from mudi.miniature.corpus import Corpus, all_identities_cached, stored_corpus
+from mudi.miniature.corpus import Corpus, training_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
 from mudi.miniature.optimise import optimise
-from mudi.miniature.train_diffusion import TRAINING_SCENES
-from mudi.miniature.world import ACCESSORIES, CLASSES, COLOURS, SIZE
+from mudi.miniature.oracle import traits_of
+from mudi.miniature.world import SIZE, all_identities
 
 # The expected `attribute_distance` of two subjects whose attributes are drawn evenly and apart:
 # 0.2 * 3/4 + 0.35 * 7/8 + 0.2 * 7/8 + 0.125 * 2/3 + 0.125 * 8/9.
@@ -32,20 +32,7 @@ JITTER = 0.08
 
 def attribute_codes() -> np.ndarray:
     """uint8 (identities, 5): class, body, belly, accessory and its colour as indices, in the order of WEIGHTS."""
-    colours = (*COLOURS, None)
-    return np.array(
-        [
-            (
-                CLASSES.index(i.class_noun),
-                colours.index(i.body),
-                colours.index(i.belly),
-                ACCESSORIES.index(i.accessory),
-                colours.index(i.accessory_colour),
-            )
-            for i in all_identities_cached()
-        ],
-        np.uint8,
-    )
+    return np.array([*map(traits_of, all_identities())], np.uint8)
 
 
 def target_cosines(codes: np.ndarray) -> np.ndarray:
@@ -99,13 +86,9 @@ def appearances(corpus: Corpus) -> Appearances:
     neighbours = {
         int(identity): [present[only_one[i, :, a]] for a in range(4) if only_one[i, :, a].any()] for i, identity in enumerate(present)
     }
+    alone_of_identity = _grouped(identities[alone], everyone[alone])
     return Appearances(
-        rows=rows,
-        sides=sides,
-        identities=identities,
-        of_identity=of_identity,
-        alone_of_identity=_grouped(identities[alone], everyone[alone]),
-        neighbours=neighbours,
+        rows=rows, sides=sides, identities=identities, of_identity=of_identity, alone_of_identity=alone_of_identity, neighbours=neighbours
     )
 
 
@@ -152,7 +135,7 @@ def train_embedder(
     flaws: float, work: Path, steps: int, batch: int, seed: int,
 ) -> None:  # fmt: skip
     """Fit `embed`, a function of normalised pixels that uses `model`, to the graded cosines."""
-    corpus, codes = stored_corpus(work, TRAINING_SCENES, 0), attribute_codes()
+    corpus, codes = training_corpus(work), attribute_codes()
     index = appearances(corpus)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
@@ -166,7 +149,6 @@ def train_embedder(
 
 def train_dinov2(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the tiny DINOv2 as Detect-and-Compare uses it: the mean of all tokens after the final norm."""
-    torch.manual_seed(seed)
     model = architectures.dinov2()
 
     def embed(pixels: torch.Tensor) -> torch.Tensor:
@@ -177,7 +159,6 @@ def train_dinov2(work: Path, steps: int, batch: int, seed: int) -> None:
 
 def train_dreamsim(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the trunk as DreamSim uses it: the class token before the final norm, less its mean over features."""
-    torch.manual_seed(seed)
     trunk = architectures.dreamsim_trunk()
 
     def embed(pixels: torch.Tensor) -> torch.Tensor:

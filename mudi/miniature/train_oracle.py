@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
-from mudi.miniature.corpus import BACKGROUND_NAMES, Corpus, stored_corpus
+from mudi.miniature.corpus import BACKGROUND_NAMES, Corpus, training_corpus
 from mudi.miniature.judge_data import flawed, floats
-from mudi.miniature.optimise import optimise
+from mudi.miniature.optimise import averaged, optimise
 from mudi.miniature.oracle import ABSENT, CONFIG, Lessons, place_of, stored_lessons, traits_of_corpus
-from mudi.miniature.train_diffusion import TRAINING_SCENES
 from mudi.oracle import OracleNetwork
 
 LESSONS, ALIKE = 60_000, 20_000
@@ -27,13 +25,8 @@ def as_lessons(corpus: Corpus, rows: np.ndarray) -> Lessons:
     """Rows of the corpus with the truth that the oracle is asked for."""
     identities = np.asarray(corpus.identities[rows])
     places = np.array([place_of(name) for name in BACKGROUND_NAMES])[corpus.backgrounds[rows]]
-    return Lessons(
-        images=corpus.images[rows],
-        labels=corpus.labels[rows],
-        counts=(identities >= 0).sum(1),
-        traits=traits_of_corpus(identities),
-        places=places,
-    )
+    counts, traits = (identities >= 0).sum(1), traits_of_corpus(identities)
+    return Lessons(images=corpus.images[rows], labels=corpus.labels[rows], counts=counts, traits=traits, places=places)
 
 
 def batch_of(corpus: Corpus, lessons: Sequence[tuple[Lessons, float]], size: int, rng: np.random.Generator) -> Lessons:
@@ -87,16 +80,14 @@ def oracle_loss(
 
 def train_oracle(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the network on the corpus and on harder scenes."""
-    torch.manual_seed(seed)
     lessons = [(stored_lessons(work, LESSONS, seed), SHARE_LESSONS)]
     _train(work, "oracle", OracleNetwork(CONFIG), lessons, steps, batch, seed, LEARNING_RATE)
 
 
 def sharpen_oracle(work: Path, steps: int, batch: int, seed: int) -> None:
     """A second sitting from the averaged weights of `train_oracle` of the seed before, with look-alikes and the class in front."""
-    stored = load_file(work / "oracle.safetensors")
     model = OracleNetwork(CONFIG)
-    model.load_state_dict({key.removeprefix("ema."): value for key, value in stored.items() if key.startswith("ema.")})
+    model.load_state_dict(averaged(work, "oracle"))
     rest = SHARE_LESSONS - SHARE_ALIKE
     lessons = [(stored_lessons(work, LESSONS, seed - 1), rest), (stored_lessons(work, ALIKE, seed, alike=True), SHARE_ALIKE)]
     _train(work, "oracle_sharp", model, lessons, steps, batch, seed, SECOND_LEARNING_RATE, CLASS_WEIGHT)
@@ -107,7 +98,7 @@ def _train(
     learning_rate: float, class_weight: float = 1.0,
 ) -> None:  # fmt: skip
     """The loop of both sittings; bfloat16 convolutions take two thirds of the time on a CPU that has them."""
-    corpus = stored_corpus(work, TRAINING_SCENES, 0)
+    corpus = training_corpus(work)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
         drawn = batch_of(corpus, lessons, batch, rng)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -15,11 +14,10 @@ from mudi.checkpoints.blip_reward import BlipReward, converted, save_reward
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
-from mudi.miniature.corpus import Corpus, stored_corpus
+from mudi.miniature.corpus import Corpus, training_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
-from mudi.miniature.optimise import optimise
+from mudi.miniature.optimise import averaged, optimise
 from mudi.miniature.probes import Probes, kind_loss, probe_loss
-from mudi.miniature.train_diffusion import TRAINING_SCENES
 from mudi.miniature.train_embedders import attribute_codes
 from mudi.miniature.world import ACCESSORIES, CLASSES, COLOURS, SIZE, Scene, split_identities
 
@@ -121,8 +119,7 @@ def start_vision(model: BlipReward, work: Path) -> None:
     """Start the vision tower from the trained trunk of the DreamSim-like embedder, which is of the same class as the published
     tower. The original starts from trained ones too; from random weights 1500 steps taught the body colour of 58 % of
     held-out patches and no class."""
-    stored = load_file(work / "dreamsim.safetensors")
-    trunk = {f"blip.visual_encoder.{key.removeprefix('ema.')}": value for key, value in stored.items() if key.startswith("ema.")}
+    trunk = {f"blip.visual_encoder.{key}": value for key, value in averaged(work, "dreamsim").items()}
     missing = model.load_state_dict(converted(trunk), strict=False)
     assert not missing.unexpected_keys, missing.unexpected_keys
 
@@ -143,8 +140,7 @@ def masked_loss(
 
 def train_reward(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the whole network; of `batch` pictures a step half are good, each with a true and a wrong caption, half bad."""
-    torch.manual_seed(seed)
-    corpus, tokenizer, pool = stored_corpus(work, TRAINING_SCENES, 0), build_tokenizer(), split_identities()[0]
+    corpus, tokenizer, pool = training_corpus(work), build_tokenizer(), split_identities()[0]
     alone, codes = np.flatnonzero(corpus.identities[:, 1] < 0), attribute_codes()
     taught, half = Taught(tokenizer), batch // 2
     model, seams = taught.reward, round(SHARE_STITCHED * half)

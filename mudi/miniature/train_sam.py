@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
 from mudi.miniature import architectures
-from mudi.miniature.corpus import stored_corpus
+from mudi.miniature.corpus import training_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats
 from mudi.miniature.optimise import optimise
-from mudi.miniature.train_diffusion import TRAINING_SCENES
 from mudi.miniature.world import SIZE
 
 JITTER = 0.10
@@ -59,8 +58,7 @@ def mask_loss(logits: torch.Tensor, quality: torch.Tensor, truth: torch.Tensor) 
 
 def train_sam(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit encoder, prompt encoder and the single-mask path of the decoder; other prompts and masks stay untrained."""
-    torch.manual_seed(seed)
-    corpus, sam = stored_corpus(work, TRAINING_SCENES, 0), architectures.sam()
+    corpus, sam = training_corpus(work), architectures.sam()
     side = sam.image_encoder.img_size
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:

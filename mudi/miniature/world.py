@@ -6,11 +6,13 @@ pixels to survive a four-fold latent compression, so a tiny diffusion model can 
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 
 import numpy as np
 
 SIZE = 48
+HELD_OUT = 0.1  # share of the identities
 
 COLOURS = {
     "red": (214, 40, 40),
@@ -68,21 +70,22 @@ class Scene:
     background: str
 
 
-def all_identities() -> list[Identity]:
+@cache
+def all_identities() -> tuple[Identity, ...]:
     """Every identity of the world, in a fixed order."""
-    worn = [("none", None)] + [(a, c) for a, c in product(ACCESSORIES[1:], COLOURS)]
-    return [
+    worn = [("none", None), *product(ACCESSORIES[1:], COLOURS)]
+    return tuple(
         Identity(class_noun=noun, body=body, belly=belly, accessory=kind, accessory_colour=colour)
         for noun, body, belly, (kind, colour) in product(CLASSES, COLOURS, COLOURS, worn)
         if colour != body
-    ]
+    )
 
 
-def split_identities(holdout: float = 0.1) -> tuple[list[Identity], list[Identity]]:
+def split_identities() -> tuple[list[Identity], list[Identity]]:
     """Training and held-out identities; the split is a fixed property of the world."""
     identities = all_identities()
     order = np.random.default_rng(20240404).permutation(len(identities))
-    cut = round(holdout * len(identities))
+    cut = round(HELD_OUT * len(identities))
     return [identities[i] for i in order[cut:]], [identities[i] for i in order[:cut]]
 
 
@@ -97,8 +100,7 @@ def random_identity(rng: np.random.Generator, pool: list[Identity]) -> Identity:
 
 def attribute_distance(a: Identity, b: Identity) -> float:
     """Weighted share of attributes that differ, in 0 (same) to 1 (nothing shared)."""
-    accessory = 0.0 if a.accessory == b.accessory else 0.5
-    accessory += 0.0 if a.accessory_colour == b.accessory_colour else 0.5
+    accessory = 0.5 * (a.accessory != b.accessory) + 0.5 * (a.accessory_colour != b.accessory_colour)
     return 0.20 * (a.class_noun != b.class_noun) + 0.35 * (a.body != b.body) + 0.20 * (a.belly != b.belly) + 0.25 * accessory
 
 

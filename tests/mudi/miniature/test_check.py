@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mudi.miniature.check import Gate, auroc, different_pairs, found, iou, neighbour
+from mudi.miniature.check import Gate, auroc, different_pairs, found, neighbour
 from mudi.miniature.world import all_identities, attribute_distance
+from mudi.user_files.mask_doubts import overlap
 
 
 def test_each_box_serves_one_subject():
@@ -16,7 +17,7 @@ def test_each_box_serves_one_subject():
 
 
 def test_iou_counts_half_overlap_as_a_third():
-    assert iou((0, 0, 2, 1), (1, 0, 3, 1)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 2, 1), (1, 0, 3, 1)) == pytest.approx(1 / 3)
 
 
 def test_auroc_is_one_for_parted_half_for_equal_and_zero_for_reversed_values():

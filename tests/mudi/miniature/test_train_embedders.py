@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from mudi.miniature.corpus import all_identities_cached, render_corpus
+from mudi.miniature.corpus import render_corpus
 from mudi.miniature.train_embedders import appearances, attribute_codes, draw_family, draw_view, graded_loss, target_cosines
-from mudi.miniature.world import COLOURS, attribute_distance
+from mudi.miniature.world import COLOURS, all_identities, attribute_distance
 
 
 def some_codes(count: int) -> np.ndarray:
-    return attribute_codes()[np.random.default_rng(0).integers(len(all_identities_cached()), size=count)]
+    return attribute_codes()[np.random.default_rng(0).integers(len(all_identities()), size=count)]
 
 
 def test_targets_fall_with_the_attribute_distance_of_the_world():
     """1 - distance / 0.826, computed from codes, for 40 random identities against `attribute_distance`.
 
     Five weights are added in float32: five roundings of 6e-8."""
-    rows = np.random.default_rng(1).integers(len(all_identities_cached()), size=40)
-    people = [all_identities_cached()[i] for i in rows]
+    rows = np.random.default_rng(1).integers(len(all_identities()), size=40)
+    people = [all_identities()[i] for i in rows]
     expected = [[1 - attribute_distance(a, b) / 0.826 for b in people] for a in people]
     np.testing.assert_allclose(target_cosines(attribute_codes()[rows]), expected, rtol=0, atol=3e-7)
 
@@ -49,7 +49,7 @@ def test_a_family_is_someone_and_a_neighbour_twice_each():
     for _ in range(30):
         a, again, b, twice = draw_family(index, rng)
         assert (a, b) == (again, twice)
-        assert 0 < attribute_distance(all_identities_cached()[a], all_identities_cached()[b]) <= 0.35
+        assert 0 < attribute_distance(all_identities()[a], all_identities()[b]) <= 0.35
 
 
 def test_a_view_shows_its_subject():
@@ -57,6 +57,6 @@ def test_a_view_shows_its_subject():
     corpus = render_corpus(200, seed=3)
     index, rng = appearances(corpus), np.random.default_rng(0)
     for identity in list(index.of_identity)[:20]:
-        colour = np.array(COLOURS[all_identities_cached()[identity].body])
+        colour = np.array(COLOURS[all_identities()[identity].body])
         view = draw_view(corpus, index, identity, rng).astype(int)
         assert (np.abs(view - colour).max(-1) < 25).sum() > 20
