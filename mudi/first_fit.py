@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from mudi.adapter_folder import clear_work, work_folder
 from mudi.adapters import TRAINED
 from mudi.backbone import Backbone
 from mudi.examples import Mix, Picture, personal_examples, reference_pictures
-from mudi.fit import FitSettings, Loss, Noised, Predict, Trained, fit
+from mudi.fit import FitSettings, Noised, Predict, Trained, fit
 from mudi.objectives import dco_loss, denoising_loss, prior_preservation_loss
 from mudi.options import LoraSettings
 from mudi.personalization import PhotoFit
@@ -68,7 +69,7 @@ def personalize(
         steps=options.steps, learning_rate=options.learning_rate, batch=options.batch, accumulation=options.accumulation,
         noise_offset=training.noise_offset,
     )  # fmt: skip
-    loss, groups = LOSSES[options.objective](options), _trained(backbone, training)
+    loss, groups = partial(LOSSES[options.objective], options), _trained(backbone, training)
     tail = fit(backbone, examples, loss, settings, work=work, seed=seed, report=report, trained=groups)
     texts = [picture.caption for picture in pictures] + [prompt.text for prompt in combination.prompts]
     cut = {text: count for text in texts if (count := cut_tokens(backbone, text))}
@@ -103,28 +104,19 @@ def _trained(backbone: Backbone, training: Training) -> list[Trained]:
     return [rows] if training.lora is None else [rows, Trained(parameters=adapters.parameters(backbone.unet))]
 
 
-def _prior_preservation(options: PhotoFit) -> Loss:
-    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
-        predicted, target, prior, weights = predict(TRAINED), noised.target, noised.prior, noised.weights
-        own = None if weights is None else weights[~prior]
-        return prior_preservation_loss(predicted[~prior], target[~prior], predicted[prior], target[prior], options.prior_weight, own)
-
-    return loss
+def _prior_preservation(options: PhotoFit, noised: Noised, predict: Predict) -> torch.Tensor:
+    predicted, target, prior, weights = predict(TRAINED), noised.target, noised.prior, noised.weights
+    own = None if weights is None else weights[~prior]
+    return prior_preservation_loss(predicted[~prior], target[~prior], predicted[prior], target[prior], options.prior_weight, own)
 
 
-def _dco(options: PhotoFit) -> Loss:
-    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
-        reference = predict(None)
-        return dco_loss(predict(TRAINED), reference, noised.target, options.dco_beta)
-
-    return loss
+def _dco(options: PhotoFit, noised: Noised, predict: Predict) -> torch.Tensor:
+    reference = predict(None)
+    return dco_loss(predict(TRAINED), reference, noised.target, options.dco_beta)
 
 
-def _denoising(_: PhotoFit) -> Loss:
-    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
-        return denoising_loss(predict(TRAINED), noised.target, noised.weights)
-
-    return loss
+def _denoising(_: PhotoFit, noised: Noised, predict: Predict) -> torch.Tensor:
+    return denoising_loss(predict(TRAINED), noised.target, noised.weights)
 
 
-LOSSES: dict[str, Callable[[PhotoFit], Loss]] = {"prior_preservation": _prior_preservation, "dco": _dco, "denoising": _denoising}
+LOSSES = {"prior_preservation": _prior_preservation, "dco": _dco, "denoising": _denoising}

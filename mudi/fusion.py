@@ -35,7 +35,7 @@ def fuse_deltas(
     values that are not finite and Grams that are not symmetric.
     """
     weights = _checked_weights(weights, deltas, grams)
-    _check_equal_shapes("delta", deltas)
+    _check_equal_shapes(deltas)
     _check_width(deltas[0].shape[1], grams)
     solve = inverse_of(grams, ridge, prior_gram, prior_weight)
     pulled = sum(a * delta.double() @ gram.double() for a, delta, gram in zip(weights, deltas, grams))
@@ -59,26 +59,15 @@ def fuse_low_rank(
     return torch.cat([up for up, _, _ in factors], 1), solve(torch.cat(pulled)).to(factors[0][1].dtype)
 
 
-def fusion_error(
-    fused: torch.Tensor, deltas: Sequence[torch.Tensor], grams: Sequence[torch.Tensor], weights: Sequence[float] | None = None
-) -> list[float | None]:
-    """How far the fused update (out, in) is from each concept's own on that concept's inputs, 0 for perfect.
-
-    sqrt(tr(R C_i R^T) / tr(a_i^2 D_i C_i D_i^T)) with R = fused - a_i D_i; 1 is what no update at all would have. None where
-    a concept's own update does nothing to its inputs, so that there is nothing to compare with.
-    """
-    weights = _checked_weights(weights, deltas, grams)
-    _check_equal_shapes("delta", [fused, *deltas])
-    _check_width(fused.shape[1], grams)
-    residuals = [(fused.double() - a * delta.double(), a * delta.double()) for a, delta in zip(weights, deltas)]
-    return [_ratio(_energy(rest, c.double()), _energy(own, c.double())) for (rest, own), c in zip(residuals, grams)]
-
-
 def low_rank_error(
     fused: tuple[torch.Tensor, torch.Tensor], factors: Sequence[Factors], grams: Sequence[torch.Tensor],
     weights: Sequence[float] | None = None,
 ) -> list[float | None]:  # fmt: skip
-    """`fusion_error` of what `fuse_low_rank` returned for `factors`, without a matrix of shape (out, in)."""
+    """How far what `fuse_low_rank` returned for `factors` is from each concept's own update on that concept's inputs, 0 for perfect.
+
+    sqrt(tr(R C_i R^T) / tr(a_i^2 D_i C_i D_i^T)) with R = fused - a_i D_i, without a matrix of shape (out, in); 1 is what no update
+    at all would have. None where a concept's own update does nothing to its inputs, so that there is nothing to compare with.
+    """
     weights = _checked_weights(weights, factors, grams)
     up, down = (side.double() for side in fused)
     overlap, errors, start = up.T @ up, [], 0
@@ -86,7 +75,7 @@ def low_rank_error(
         rows, gram = slice(start, start := start + len(own)), gram.double()
         own, rest = a * scale * own.double(), down.clone()
         rest[rows] -= own
-        errors.append(_ratio((overlap * _product(rest, gram)).sum(), (overlap[rows, rows] * _product(own, gram)).sum()))
+        errors.append(_ratio((overlap * (rest @ gram @ rest.T)).sum(), (overlap[rows, rows] * (own @ gram @ own.T)).sum()))
     return errors
 
 
@@ -198,14 +187,6 @@ def _definite(matrix: torch.Tensor, otherwise: str) -> torch.Tensor:
     return lower
 
 
-def _product(rows: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    return rows @ gram @ rows.T
-
-
-def _energy(matrix: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    return ((matrix @ gram) * matrix).sum()
-
-
 def _ratio(rest: torch.Tensor, own: torch.Tensor) -> float | None:
     """Rounding can leave a vanishing energy slightly negative."""
     return None if own <= 0 else float((rest.clamp(min=0) / own).sqrt())
@@ -220,11 +201,11 @@ def _checked_weights(weights: Sequence[float] | None, updates: Sequence, grams: 
     return weights
 
 
-def _check_equal_shapes(what: str, matrices: Sequence[torch.Tensor]) -> None:
-    shapes = [tuple(matrix.shape) for matrix in matrices]
+def _check_equal_shapes(deltas: Sequence[torch.Tensor]) -> None:
+    shapes = [tuple(delta.shape) for delta in deltas]
     if len(shapes[0]) != 2 or len(set(shapes)) > 1:
-        raise ValueError(f"{what} shapes are {shapes}; all must be the same (out, in)")
-    _check_finite(what, matrices)
+        raise ValueError(f"delta shapes are {shapes}; all must be the same (out, in)")
+    _check_finite("delta", deltas)
 
 
 def _check_factors(factors: Sequence[Factors]) -> None:

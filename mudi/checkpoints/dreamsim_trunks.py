@@ -115,22 +115,6 @@ class DreamSim(nn.Module):
         return features / features.norm(dim=-1, keepdim=True)
 
 
-def around_dino(vit: VisionTransformer, name: str) -> DreamSim:
-    """The one-trunk DreamSim that shares the weights of a DINO-style transformer, its sizes read off the modules."""
-    trunk = TrunkConfig(
-        name=name,
-        patch_size=vit.patch_embed.patch_size,
-        width=vit.embed_dim,
-        depth=len(vit.blocks),
-        heads=vit.blocks[0].attn.num_heads,
-        mlp_ratio=vit.blocks[0].mlp.fc1.out_features / vit.embed_dim,
-        norm_eps=vit.norm.eps,
-    )
-    model = DreamSim(DreamSimConfig(image_size=vit.patch_embed.img_size, trunks=(trunk,)))
-    model.trunks[0].vit = vit
-    return model
-
-
 def save_dreamsim(folder: Path, model: DreamSim, dtype: torch.dtype | None = None) -> None:
     """Writes config.json and model.safetensors, the weights in `dtype` if one is given."""
     write_model(folder, asdict(model.config), model, dtype)

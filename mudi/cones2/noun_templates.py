@@ -9,34 +9,13 @@ if TYPE_CHECKING:
     import torch
 
 TEMPLATES = (
-    "a photo of a {}",
-    "a picture of a {}",
-    "an image of a {}",
-    "a photo of the {}",
-    "a picture of the {}",
-    "a photo of one {}",
-    "a photo of my {}",
-    "a photo showing a {}",
-    "a clear photo of a {}",
-    "a blurry photo of a {}",
-    "a bright photo of a {}",
-    "a dark photo of a {}",
-    "a sharp picture of the {}",
-    "a cropped photo of the {}",
-    "a photo taken near a {}",
-    "a large photo of the {}",
-    "a good photo of my {}",
-    "a poor photo of a {}",
-    "a color photo of a {}",
-    "a photo of a small {}",
-    "a photo of a big {}",
-    "a photo of a clean {}",
-    "a photo of a nice {}",
-    "a photo of a lovely {}",
-    "a picture with a {} in it",
-    "there is a {} in the photo",
-    "this is a {}",
-)
+    "a photo of a {}", "a picture of a {}", "an image of a {}", "a photo of the {}", "a picture of the {}", "a photo of one {}",
+    "a photo of my {}", "a photo showing a {}", "a clear photo of a {}", "a blurry photo of a {}", "a bright photo of a {}",
+    "a dark photo of a {}", "a sharp picture of the {}", "a cropped photo of the {}", "a photo taken near a {}",
+    "a large photo of the {}", "a good photo of my {}", "a poor photo of a {}", "a color photo of a {}", "a photo of a small {}",
+    "a photo of a big {}", "a photo of a clean {}", "a photo of a nice {}", "a photo of a lovely {}", "a picture with a {} in it",
+    "there is a {} in the photo", "this is a {}",
+)  # fmt: skip
 
 
 def sentences(words: str) -> list[str]:

@@ -16,7 +16,7 @@ from mudi.merging.grams import Grams
 
 State = dict[str, torch.Tensor]
 DARE = "dare_linear_svd"
-KINDS = ("svd", "ties_svd", DARE, "linear")
+KINDS = ("svd", "ties_svd", DARE)
 
 
 def merge_sum(states: Sequence[State], weights: Sequence[float] | None = None) -> State:
@@ -39,16 +39,14 @@ def merge_peft(
     """A merge of two or more LoRAs done by peft's `add_weighted_adapter`, weights one each if not given.
 
     kind: "svd", the best approximation of the sum at `rank`; "ties_svd" (Yadav et al., arXiv 2306.01708) and "dare_linear_svd" (Yu
-    et al., arXiv 2311.03099) prune each update to `density` of its entries, then sum and approximate; "linear" sums the factors,
-    so cross terms B_i A_j make it another update than the sum. rank: of the svd kinds, sum r_i if not given, at which "svd"
-    is exact (departure: peft's default is the largest r_i); layers narrower than that are filled with zero rows. seed: of
-    "dare_linear_svd", which draws what to drop. The singular values are those of the whole update (out, in), minutes for SDXL.
+    et al., arXiv 2311.03099) prune each update to `density` of its entries, then sum and approximate. rank: sum r_i if not given, at
+    which "svd" is exact (departure: peft's default is the largest r_i); layers narrower than that are filled with zero rows. seed:
+    of "dare_linear_svd", which draws what to drop. The singular values are those of the whole update (out, in), minutes for SDXL.
     """
     layers, weights = _checked(states, weights)
     ranks = [len(state[layers[0] + DOWN]) for state in states]
     _check_peft(kind, ranks, rank, density, seed)
-    rank = ranks[0] if kind == "linear" else rank or sum(ranks)
-    merged = {}
+    rank, merged = rank or sum(ranks), {}
     devices = [states[0][layers[0] + DOWN].device] if states[0][layers[0] + DOWN].is_cuda else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0 if seed is None else seed)
@@ -116,10 +114,10 @@ def _weighted_by_peft(
             model.add_adapter(name, config)
         layer = model.base_model.model[0]
         layer.lora_A[name].weight.data, layer.lora_B[name].weight.data = down, up
-    options = {} if kind == "linear" else {"svd_rank": rank, "svd_full_matrices": False}
-    if kind in ("ties_svd", DARE):
-        options["density"] = density
-    model.base_model.add_weighted_adapter(names, list(weights), "merged", combination_type=kind, **options)
+    pruned = {} if kind == "svd" else {"density": density}
+    model.base_model.add_weighted_adapter(
+        names, list(weights), "merged", combination_type=kind, svd_rank=rank, svd_full_matrices=False, **pruned
+    )
     # Narrow layers give fewer singular vectors than the rank, and slices hold on to all of them.
     return layer.lora_A["merged"].weight.data.clone(), layer.lora_B["merged"].weight.data.clone()
 
@@ -129,11 +127,9 @@ def _check_peft(kind: str, ranks: Sequence[int], rank: int | None, density: floa
         raise ValueError(f"merge kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
     if len(ranks) < 2:
         raise ValueError(f"{kind} merges two or more adapters, not {len(ranks)}")
-    if kind == "linear" and (rank is not None or len(set(ranks)) > 1):
-        raise ValueError(f"linear adds factors of one rank; ranks are {list(ranks)}, the rank asked for {rank}: leave it out, or use svd")
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}; give 1 or more, or leave it out for the sum of ranks, {sum(ranks)}")
-    if not 0 < density < 1 and kind in ("ties_svd", DARE):
+    if not 0 < density < 1 and kind != "svd":
         raise ValueError(f"density is {density}; give a share between 0 and 1 of the entries to keep")
     if kind == DARE and seed is None:
         raise ValueError(f"{DARE} drops entries at random; give a seed")

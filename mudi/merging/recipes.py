@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from mudi.adapter_size import TEXT
 from mudi.options import require_ranges
 from mudi.passes import Once
 
 Positions = Literal["concept", "real", "all"]
-POSITIONS = ("concept", "real", "all")
 # Gradient fusion collects its Grams on one sample of so many steps of the first prompt, and on the text of both.
 PROMPTS = ("photo of a {}", "{}")
 STEPS = 20
-DENSITY = 0.5
 # Of the mean diagonal of the summed Grams. RIDGE lies far below any direction that inputs use.
 RIDGE, FUSION_RIDGE = 1e-6, 1e-2
 
@@ -61,24 +59,19 @@ class TiesSvd(Merge):
 
     name: ClassVar[str] = "ties_svd"
     rank: int | None = None
-    density: float = DENSITY
+    density: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_density(self.density)
+        if isinstance(self.density, bool) or not isinstance(self.density, int | float) or not 0 < self.density < 1:
+            raise ValueError(f"density = {self.density!r}: allowed are shares between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DareLinearSvd(Merge):
+class DareLinearSvd(TiesSvd):
     """peft's DARE: as TIES, but the entries to keep are drawn at random."""
 
     name: ClassVar[str] = "dare_linear_svd"
-    rank: int | None = None
-    density: float = DENSITY
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_density(self.density)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +94,8 @@ class Fusion(Merge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions = {self.positions!r}: allowed are {', '.join(map(repr, POSITIONS))}")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions = {self.positions!r}: allowed are {', '.join(map(repr, get_args(Positions)))}")
 
     def once(self, targets: Sequence[str]) -> tuple[Once, ...]:
         """Grams take a sample of each subject, unless the text feeds all of its LoRA, and a reading of its prompts."""
@@ -125,18 +118,4 @@ class Union(Merge):
     name: ClassVar[str] = "union"
 
 
-MERGES: Mapping[str, type[Merge]] = {
-    "sum": Sum,
-    "mean": Mean,
-    "svd": Svd,
-    "ties_svd": TiesSvd,
-    "dare_linear_svd": DareLinearSvd,
-    "fusion": Fusion,
-    "constrained": Constrained,
-    "union": Union,
-}
-
-
-def _require_density(density: float) -> None:
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density < 1:
-        raise ValueError(f"density = {density!r}: allowed are shares between 0 and 1")
+MERGES: Mapping[str, type[Merge]] = {of.name: of for of in (Sum, Mean, Svd, TiesSvd, DareLinearSvd, Fusion, Constrained, Union)}

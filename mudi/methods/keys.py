@@ -1,7 +1,7 @@
 """The keys that a file may give a method: kinds of values, parts of a recipe, defaults of many methods, and keys of earlier files."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_type_hints
 
@@ -47,8 +47,8 @@ def keys_of(name: str, values: Mapping[str, object]) -> Keys:
     kinds = _kinds(Modular, without=(*SET_BY_RUNS, "name", "single", "merge", "refine"))
     refine = _kinds(Refine)
     parts = {
-        "single": _reached(_choice(values.get("single"), method.single.name, SINGLES)),
-        "merge": _choice(values.get("merge"), method.merge.name, MERGES),
+        "single": _choice(values.get("single"), method.single.name, SINGLES, reached=True),
+        "merge": _choice(values.get("merge"), method.merge.name, MERGES, reached=False),
         "refine": Keys(owner="a refinement", kinds=refine, reached=SHARED if values.get("refine", method.refine) else ()),
     }
     return Keys(owner=name, kinds=kinds, parts=parts, optional=("refine",), reached=tuple(kinds))
@@ -105,30 +105,19 @@ def _kinds(of_class: type, without: Collection[str] = ()) -> dict[str, object]:
     return {of.name: hints[of.name] for of in fields(of_class) if of.name not in without}
 
 
-def _choice(given: object, own: str, choices: Mapping[str, type]) -> Keys:
-    """The keys of the value that a part's `name` chooses, `own` without one, and of no other."""
+def _choice(given: object, own: str, choices: Mapping[str, type], reached: bool) -> Keys:
+    """The keys of the value that a part's `name` chooses, `own` without one, and of no other; whether a benchmark's defaults fill them."""
     name = given.get("name", own) if isinstance(given, Mapping) else own
     chosen = name if name in tuple(choices) else own
     of_each = {choice: _kinds(of_class, without=OF_THE_WHOLE) for choice, of_class in choices.items()}
-    elsewhere = {key: _having(key, of_each) for key in _all(of_each.values()) if key not in of_each[chosen]}
-    return Keys(owner=chosen, kinds={"name": Literal[tuple(choices)], **of_each[chosen]}, elsewhere=elsewhere)
-
-
-def _reached(keys: Keys) -> Keys:
-    """The same keys, of which a benchmark's defaults fill all but the name."""
-    return Keys(owner=keys.owner, kinds=keys.kinds, elsewhere=keys.elsewhere, reached=[key for key in keys.kinds if key != "name"])
+    others = dict.fromkeys(key for kinds in of_each.values() for key in kinds if key not in of_each[chosen])
+    elsewhere = {key: tuple(choice for choice, kinds in of_each.items() if key in kinds) for key in others}
+    kinds = {"name": Literal[tuple(choices)], **of_each[chosen]}
+    return Keys(owner=chosen, kinds=kinds, elsewhere=elsewhere, reached=tuple(of_each[chosen]) if reached else ())
 
 
 def _used(keys: Keys, defaults: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in defaults.items() if key in keys.reached}
-
-
-def _all(kinds: Iterable[Mapping[str, object]]) -> list[str]:
-    return list(dict.fromkeys(key for of in kinds for key in of))
-
-
-def _having(key: str, of_each: Mapping[str, Mapping[str, object]]) -> tuple[str, ...]:
-    return tuple(choice for choice, kinds in of_each.items() if key in kinds)
 
 
 def _shown(value: object) -> str:

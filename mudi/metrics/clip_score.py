@@ -5,11 +5,12 @@ ViT-L/14 (openai/clip-vit-large-patch14).
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from mudi.metrics.prompt_orders import orders
+from mudi.metrics.prompt_orders import score_orders
 from mudi.records import Combination, Prompt, Score
 
 
@@ -30,16 +31,5 @@ class ClipScore:
         """For each image uint8 (H, W, 3), its score in -1..1, with the value of each order in the details."""
         from mudi.checkpoints.clip_text import text_cosines
 
-        texts = orders(prompt.text, combination)
-        rows = text_cosines(self.clip, images, texts).double()
-        return [
-            (
-                Score(
-                    metric="clip_text",
-                    value=float(row.mean()),
-                    scorer=f"clip {self.clip.name}",
-                    details={"orders": dict(zip(texts, row.tolist(), strict=True))},
-                ),
-            )
-            for row in rows
-        ]
+        rate = partial(text_cosines, self.clip, images)
+        return score_orders(rate, "clip_text", f"clip {self.clip.name}", prompt, combination)

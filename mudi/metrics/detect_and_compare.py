@@ -88,15 +88,9 @@ def score_image(
     similarity: np.ndarray, reference_similarity: np.ndarray, embedder_kind: str, scorer: str, boxes: Sequence[Detection]
 ) -> tuple[Score, ...]:
     """The three scores of one image by one embedder, for `boxes` in the order of the rows of `similarity`."""
-    details = _box_details(boxes, subjects=similarity.shape[1]) | {
-        "similarity": similarity.tolist(),
-        "reference_similarity": reference_similarity.tolist(),
-    }
-    values = {
-        "linear": linear_score(similarity),
-        "max": max_score(similarity),
-        "gt": gt_score(similarity, reference_similarity),
-    }
+    matrices = {"similarity": similarity.tolist(), "reference_similarity": reference_similarity.tolist()}
+    details = _box_details(boxes, subjects=similarity.shape[1]) | matrices
+    values = {"linear": linear_score(similarity), "max": max_score(similarity), "gt": gt_score(similarity, reference_similarity)}
     return tuple(Score(metric=f"dnc_{form}_{embedder_kind}", value=value, scorer=scorer, details=details) for form, value in values.items())
 
 

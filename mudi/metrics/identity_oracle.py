@@ -34,8 +34,7 @@ class IdentityOracle:
         """For each image uint8 (H, W, 3), its scores; ValueError if the truth is missing or the subjects are not two."""
         from mudi.oracle import asked_place, judge, verdict
 
-        if len(combination.subjects) != PAIR:
-            raise ValueError(f"combination {combination.key!r} has {len(combination.subjects)} subjects; the oracle reads pairs only")
+        _require_pair(combination)
         identities = [true_traits(subject, self.oracle.config.attributes) for subject in combination.subjects]
         place = asked_place(prompt.text, self.oracle.config.places)
         return [self._scores(verdict(reading, identities, place)) for reading in judge(self.oracle, images)]
@@ -45,23 +44,21 @@ class IdentityOracle:
         reasons = {"success": answer.get("reason"), "identity": answer.get("reason"), "place": None}
         if answer["place"] is None:
             reasons["place"] = "the prompt names none of the places that the oracle knows, or several"
-        return tuple(
-            Score(
-                metric=f"oracle_{name}",
-                value=answer[name],
-                scorer=f"oracle {self.oracle.name}",
-                details=seen | ({"reason": reason} if reason else {}),
-            )
-            for name, reason in reasons.items()
-        )
+        details = {name: seen | ({"reason": reason} if reason else {}) for name, reason in reasons.items()}
+        scorer = f"oracle {self.oracle.name}"
+        return tuple(Score(metric=f"oracle_{name}", value=answer[name], scorer=scorer, details=of) for name, of in details.items())
 
 
 def require_truth(combination: Combination) -> None:
     """Raise ValueError unless there are two subjects and the truth about them lies beside their photos."""
-    if len(combination.subjects) != PAIR:
-        raise ValueError(f"combination {combination.key!r} has {len(combination.subjects)} subjects; the oracle reads pairs only")
+    _require_pair(combination)
     for subject in combination.subjects:
         _read_truth(subject)
+
+
+def _require_pair(combination: Combination) -> None:
+    if len(combination.subjects) != PAIR:
+        raise ValueError(f"combination {combination.key!r} has {len(combination.subjects)} subjects; the oracle reads pairs only")
 
 
 def true_traits(subject: Subject, attributes: Mapping[str, Sequence[str]]) -> dict[str, str]:

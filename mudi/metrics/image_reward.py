@@ -4,11 +4,12 @@ Source: ImageReward (arXiv 2304.05977), as MuDI (arXiv 2404.04243), Table 1, rep
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from mudi.metrics.prompt_orders import orders
+from mudi.metrics.prompt_orders import score_orders
 from mudi.records import Combination, Prompt, Score
 
 
@@ -29,16 +30,5 @@ class ImageRewardScore:
         """For each image uint8 (H, W, 3), its score, with the value of each order in the details."""
         from mudi.checkpoints.blip_reward import rewards
 
-        texts = orders(prompt.text, combination)
-        rows = rewards(self.reward, images, texts).double()
-        return [
-            (
-                Score(
-                    metric="image_reward",
-                    value=float(row.mean()),
-                    scorer=f"image_reward {self.reward.name}",
-                    details={"orders": dict(zip(texts, row.tolist(), strict=True))},
-                ),
-            )
-            for row in rows
-        ]
+        rate = partial(rewards, self.reward, images)
+        return score_orders(rate, "image_reward", f"image_reward {self.reward.name}", prompt, combination)

@@ -6,9 +6,14 @@ descriptive classes kept, because "olis" means nothing to a judge.
 """
 
 import re
+from collections.abc import Callable
 from itertools import permutations
+from typing import TYPE_CHECKING
 
-from mudi.records import Combination
+from mudi.records import Combination, Prompt, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_PERMUTED = 4
 
@@ -33,6 +38,18 @@ def orders(prompt_text: str, combination: Combination) -> list[str]:
         replaced = [noun_of[owners[words]] for words in found]
         texts.append("".join(part + noun for part, noun in zip(between, [*replaced, ""], strict=True)))
     return list(dict.fromkeys(texts))
+
+
+def score_orders(
+    rate: Callable[[list[str]], "Tensor"], metric: str, scorer: str, prompt: Prompt, combination: Combination
+) -> list[tuple[Score, ...]]:
+    """For each image its mean over the orders of the prompt, with the value of each order in the details; `rate` gives (I, T)."""
+    texts = orders(prompt.text, combination)
+    rows = rate(texts).double()
+    told = [{"orders": dict(zip(texts, row.tolist(), strict=True))} for row in rows]
+    return [
+        (Score(metric=metric, value=float(row.mean()), scorer=scorer, details=details),) for row, details in zip(rows, told, strict=True)
+    ]
 
 
 def _arrangements(keys: list[str]) -> list[tuple[str, ...]]:

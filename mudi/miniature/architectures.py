@@ -1,11 +1,9 @@
 """The tiny models, of the same classes as SDXL, OWLv2, DINOv2, DreamSim's trunk, SAM, CLIP and ImageReward, with random weights."""
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from dreamsim.feature_extraction.vision_transformer import VisionTransformer
 from segment_anything.modeling import Sam
 from torch import nn
 from transformers import (
@@ -22,6 +20,7 @@ from transformers import (
 )  # fmt: skip
 
 from mudi.checkpoints.blip_reward import BlipReward, RewardConfig
+from mudi.checkpoints.dreamsim_trunks import DreamSim, DreamSimConfig, TrunkConfig
 from mudi.checkpoints.sam_folder import SamConfig, build_sam
 from mudi.miniature.captions import TOKENS
 from mudi.miniature.world import SIZE
@@ -153,15 +152,14 @@ def dinov2() -> Dinov2Model:
     return model
 
 
-def dreamsim_trunk() -> VisionTransformer:
-    """The DINO trunk class of the dreamsim package on 48-px crops with 8-px patches, width 96, four layers."""
-    trunk = VisionTransformer(
-        img_size=[SIZE], patch_size=8, embed_dim=96, depth=4, num_heads=4, mlp_ratio=3, qkv_bias=True,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    )  # fmt: skip
-    start_linear(trunk)
-    start_positions(trunk.patch_embed.proj, trunk.pos_embed[0])
-    return trunk
+def dreamsim() -> DreamSim:
+    """DreamSim of one DINO trunk on 48-px crops with 8-px patches, width 96, four layers."""
+    trunk = TrunkConfig(name="miniature", patch_size=8, width=96, depth=4, heads=4, mlp_ratio=3.0)
+    model = DreamSim(DreamSimConfig(image_size=SIZE, trunks=(trunk,)))
+    vit = model.trunks[0].vit
+    start_linear(vit)
+    start_positions(vit.patch_embed.proj, vit.pos_embed[0])
+    return model
 
 
 def sam() -> Sam:
@@ -194,7 +192,7 @@ REWARD = RewardConfig(
 
 
 def reward(tokenizer: CLIPTokenizer) -> BlipReward:
-    """ImageReward's network on 48 px with 8-px patches, its vision tower of the sizes of `dreamsim_trunk`: 0.7 M parameters.
+    """ImageReward's network on 48 px with 8-px patches, its vision tower of the sizes of the trunk of `dreamsim`: 0.7 M parameters.
 
     The text tower is a BERT whose first token is CLIP's start mark and whose vocabulary is the miniature's: to the
     network ids are just ids.

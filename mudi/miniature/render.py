@@ -11,6 +11,16 @@ DARK, LIGHT = (24, 24, 28), (250, 250, 250)
 LOWEST = 0.97  # feet stay this far above the lower edge, in picture heights
 TALLEST = 1.27  # rabbit ears reach 0.26 of the height above the head
 
+SKY_AND_GROUND = {
+    "grass": ((160, 214, 250), (140, 208, 96)),
+    "beach": ((150, 208, 255), (236, 212, 160)),
+    "snow": ((168, 184, 214), (244, 246, 255)),
+    "night": ((56, 60, 136), (58, 94, 86)),
+    "desert": ((255, 222, 170), (222, 160, 92)),
+    "room": ((236, 220, 200), (146, 104, 76)),
+    **{name: (colour, colour) for name, colour in PLAIN_BACKGROUNDS.items()},
+}
+
 Shape = tuple[str, tuple, tuple[int, int, int]]
 
 
@@ -42,34 +52,25 @@ def _ears(noun: str, body, belly) -> list[Shape]:
     return shapes
 
 
-def _face(body) -> list[Shape]:
-    ring = LIGHT
-    shapes = []
-    for side in (-1, 1):
-        shapes.append(_ellipse(0.5 + side * 0.15, 0.25, 0.085, 0.07, ring))
-        shapes.append(_ellipse(0.5 + side * 0.14, 0.255, 0.045, 0.045, DARK))
-    return shapes
-
-
 def subject_shapes(identity: Identity) -> list[Shape]:
     """The subject from back to front in a unit box: x to the right, y down, feet at y = 1."""
     body, belly = COLOURS[identity.body], COLOURS[identity.belly]
     ears = _ears(identity.class_noun, body, belly)
     head = _ellipse(0.5, 0.29, 0.37, 0.235, body)
-    tail = _ellipse(0.90, 0.72, 0.13, 0.07, body)
-    shapes = [tail, _ellipse(0.5, 0.735, 0.36, 0.265, body)]
+    shapes = [_ellipse(0.90, 0.72, 0.13, 0.07, body), _ellipse(0.5, 0.735, 0.36, 0.265, body)]
     shapes += [_ellipse(0.5 + s * 0.22, 0.955, 0.15, 0.055, body) for s in (-1, 1)]
     shapes.append(_ellipse(0.5, 0.755, 0.23, 0.19, belly))
     shapes += [head, *ears] if identity.class_noun == "dog" else [*ears, head]
-    shapes += _face(body)
+    for side in (-1, 1):
+        shapes.append(_ellipse(0.5 + side * 0.15, 0.25, 0.085, 0.07, LIGHT))
+        shapes.append(_ellipse(0.5 + side * 0.14, 0.255, 0.045, 0.045, DARK))
     shapes.append(_ellipse(0.5, 0.385, 0.15, 0.085, belly))
     shapes.append(_ellipse(0.5, 0.35, 0.06, 0.04, DARK))
+    worn = COLOURS.get(identity.accessory_colour)
     if identity.accessory == "hat":
-        worn = COLOURS[identity.accessory_colour]
         shapes.append(_polygon([(0.24, 0.12), (0.28, -0.13), (0.72, -0.13), (0.76, 0.12)], worn))
         shapes.append(_polygon([(0.08, 0.15), (0.08, 0.06), (0.92, 0.06), (0.92, 0.15)], worn))
     elif identity.accessory == "scarf":
-        worn = COLOURS[identity.accessory_colour]
         shapes.append(_polygon([(0.14, 0.49), (0.86, 0.49), (0.82, 0.62), (0.18, 0.62)], worn))
         shapes.append(_polygon([(0.58, 0.58), (0.78, 0.58), (0.80, 0.84), (0.62, 0.84)], worn))
     return shapes
@@ -84,7 +85,6 @@ def _paint(draw: ImageDraw.ImageDraw, label: ImageDraw.ImageDraw, identity: Iden
         return (left + (x + pose.lean * (1 - y)) * pose.width) * scale, (top + y * pose.height) * scale
 
     for kind, points, colour in subject_shapes(identity):
-        placed = [place(*p) for p in points]
         if kind == "ellipse":
             # Leaning shifts a whole ellipse by its centre; mirrored corners come out swapped.
             (x0, y0), (x1, y1) = points
@@ -94,6 +94,7 @@ def _paint(draw: ImageDraw.ImageDraw, label: ImageDraw.ImageDraw, identity: Iden
             draw.ellipse(corners, fill=colour)
             label.ellipse(corners, fill=index)
         else:
+            placed = [place(*p) for p in points]
             draw.polygon(placed, fill=colour)
             label.polygon(placed, fill=index)
 
@@ -102,31 +103,19 @@ def _paint_background(draw: ImageDraw.ImageDraw, name: str, rng: np.random.Gener
     side = SIZE * SUPERSAMPLE
     horizon = side * rng.uniform(0.42, 0.58)
 
-    def split(sky, ground):
-        draw.rectangle([0, 0, side, horizon], fill=sky)
-        draw.rectangle([0, horizon, side, side], fill=ground)
-
-    if name in PLAIN_BACKGROUNDS:
-        draw.rectangle([0, 0, side, side], fill=PLAIN_BACKGROUNDS[name])
-    elif name == "grass":
-        split((160, 214, 250), (140, 208, 96))
-    elif name == "beach":
-        split((150, 208, 255), (236, 212, 160))
+    if name not in SKY_AND_GROUND:
+        raise ValueError(f"unknown background {name!r}; known: {', '.join(SKY_AND_GROUND)}")
+    sky, ground = SKY_AND_GROUND[name]
+    draw.rectangle([0, 0, side, horizon], fill=sky)
+    draw.rectangle([0, horizon, side, side], fill=ground)
+    if name == "beach":
         draw.rectangle([0, horizon - side * 0.09, side, horizon], fill=(60, 150, 205))
-    elif name == "snow":
-        split((168, 184, 214), (244, 246, 255))
     elif name == "night":
-        split((56, 60, 136), (58, 94, 86))
         x, y, r = side * rng.uniform(0.1, 0.9), side * 0.13, side * 0.075
         draw.ellipse([x - r, y - r, x + r, y + r], fill=(250, 240, 196))
-    elif name == "desert":
-        split((255, 222, 170), (222, 160, 92))
     elif name == "room":
-        split((236, 220, 200), (146, 104, 76))
         x = side * rng.uniform(0.1, 0.7)
         draw.rectangle([x, side * 0.08, x + side * 0.2, side * 0.28], fill=(150, 212, 244))
-    else:
-        raise ValueError(f"unknown background {name!r}; known: grass, beach, snow, night, desert, room, white, gray, teal")
 
 
 def render(identities, poses, background: str, rng: np.random.Generator) -> Scene:
@@ -147,15 +136,9 @@ def render(identities, poses, background: str, rng: np.random.Generator) -> Scen
 def random_pose(rng: np.random.Generator, centre_x: float, width: float) -> Pose:
     """A pose of the given width whose proportions and stance vary; heights are about 1.35 widths, ears and hat not counted."""
     height = width * rng.uniform(1.28, 1.42)
-    highest = max(LOWEST - 0.17, TALLEST * height + 0.01)
-    return Pose(
-        centre_x=centre_x,
-        base_y=rng.uniform(min(highest, LOWEST), LOWEST),
-        width=width,
-        height=height,
-        lean=rng.uniform(-0.08, 0.08),
-        mirrored=bool(rng.random() < 0.5),
-    )
+    base_y = rng.uniform(min(max(LOWEST - 0.17, TALLEST * height + 0.01), LOWEST), LOWEST)
+    lean, mirrored = rng.uniform(-0.08, 0.08), bool(rng.random() < 0.5)
+    return Pose(centre_x=centre_x, base_y=base_y, width=width, height=height, lean=lean, mirrored=mirrored)
 
 
 def single_scene(rng: np.random.Generator, identity: Identity, background: str) -> Scene:
@@ -169,8 +152,6 @@ def pair_scene(rng: np.random.Generator, left: Identity, right: Identity, backgr
     widths = rng.uniform(0.35, 0.45, 2)
     slack = 1 - widths.sum()
     gaps = rng.dirichlet((1.5, 1.0, 1.5)) * slack
-    poses = [
-        random_pose(rng, gaps[0] + widths[0] / 2, widths[0]),
-        random_pose(rng, 1 - gaps[2] - widths[1] / 2, widths[1]),
-    ]
+    centres = (gaps[0] + widths[0] / 2, 1 - gaps[2] - widths[1] / 2)
+    poses = [random_pose(rng, centre, width) for centre, width in zip(centres, widths, strict=True)]
     return render([left, right], poses, background, rng)

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from torch import nn
 from transformers import BitImageProcessor, Owlv2ImageProcessor, Owlv2Processor
 
-from mudi.checkpoints.dreamsim_trunks import around_dino, save_dreamsim
+from mudi.checkpoints.dreamsim_trunks import save_dreamsim
 from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.diffusion import to_pixels
 from mudi.miniature import architectures
@@ -145,7 +145,9 @@ def _export_judges(work: Path, folder: Path) -> None:
     BitImageProcessor(
         size=size, resample=3, do_center_crop=False, do_convert_rgb=True, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
     ).save_pretrained(folder / "dinov2")
-    save_dreamsim(folder / "dreamsim", around_dino(restore(work, "dreamsim", architectures.dreamsim_trunk()), "miniature"), STORED)
+    dreamsim = architectures.dreamsim()
+    restore(work, "dreamsim", dreamsim.trunks[0].vit)
+    save_dreamsim(folder / "dreamsim", dreamsim, STORED)
     save_oracle(folder / "oracle", restore(work, "oracle_sharp", OracleNetwork(CONFIG)), STORED)
     save_segmenter(folder / "sam", restore(work, "sam", architectures.sam()), STORED)
 

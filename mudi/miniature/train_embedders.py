@@ -159,7 +159,7 @@ def train_dinov2(work: Path, steps: int, batch: int, seed: int) -> None:
 
 def train_dreamsim(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit the trunk as DreamSim uses it: the class token before the final norm, less its mean over features."""
-    trunk = architectures.dreamsim_trunk()
+    trunk = architectures.dreamsim().trunks[0].vit
 
     def embed(pixels: torch.Tensor) -> torch.Tensor:
         tokens = trunk.prepare_tokens(pixels)

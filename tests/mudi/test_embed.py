@@ -13,7 +13,6 @@ from double import ROUNDING, in_double
 from PIL import Image
 from transformers import BitImageProcessorPil
 
-from mudi.checkpoints.dreamsim_trunks import around_dino
 from mudi.embed import Embedder, bit_pixels, embed, mean_of_tokens, resized, square_crop
 from mudi.miniature import architectures
 from mudi.miniature.world import SIZE
@@ -32,7 +31,7 @@ def dinov2_embedder():
 
 
 def dreamsim_embedder():
-    model = in_double(around_dino(architectures.dreamsim_trunk(), "random").eval())
+    model = in_double(architectures.dreamsim().eval())
     return Embedder(name="random", kind="dreamsim", model=model, preprocess=partial(resized, side=SIZE), features=call, width=model.width)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mudi.fusion import constrained_factors, constrained_merge, fuse_deltas, fuse_low_rank, fusion_error, inverse_of, low_rank_error
+from mudi.fusion import constrained_factors, constrained_merge, fuse_deltas, fuse_low_rank, inverse_of, low_rank_error
 
 OUT, IN = 7, 12
 
@@ -27,6 +27,16 @@ def gram(rows):
 
 def close(ours, expected, tolerance=1e-12):
     torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+def fusion_error(fused, deltas, grams, weights=None):
+    """`low_rank_error` by its definition, from matrices of shape (out, in)."""
+    errors = []
+    for a, delta, c in zip(weights or [1] * len(deltas), deltas, grams):
+        own, c = a * delta.double(), c.double()
+        rest, energy = ((part @ c * part).sum() for part in (fused.double() - own, own))
+        errors.append(float((rest.clamp(min=0) / energy).sqrt()) if energy > 0 else None)
+    return errors
 
 
 FIRST, SECOND = matrix([4, 1], [1, 1]), matrix([1, 1], [1, 3])
@@ -124,12 +134,14 @@ def test_one_concept_alone_is_kept_and_agreeing_ones_too():
     delta, grams = normal(OUT, IN), [gram(inputs(30, seed=i)) for i in range(3)]
     close(fuse_deltas([delta], grams[:1], ridge=0), delta, 1e-9)
     close(fuse_deltas([delta] * 3, grams, ridge=0), delta, 1e-9)
-    assert fusion_error(torch.zeros_like(delta), [delta], grams[:1]) == [1.0]
+    up, down = normal(OUT, 2), normal(2, IN, seed=1)
+    assert low_rank_error((up, torch.zeros_like(down)), [(up, down, 1.0)], grams[:1]) == [1.0]
 
 
 def test_a_concept_without_effect_has_no_error():
     """Nothing to compare with is None, not 0."""
-    assert fusion_error(normal(OUT, IN), [torch.zeros(OUT, IN)], [gram(inputs(30, seed=0))]) == [None]
+    factors = (normal(OUT, 2), torch.zeros(2, IN), 1.0)
+    assert low_rank_error((normal(OUT, 2), normal(2, IN, seed=1)), [factors], [gram(inputs(30, seed=0))]) == [None]
 
 
 def test_directions_that_no_input_uses_keep_the_base_weights():

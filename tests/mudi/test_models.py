@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BitImageProcessor, Owlv2ImageProcessor, Owlv2Processor
 
 from mudi import model_facts, models
-from mudi.checkpoints.dreamsim_trunks import around_dino, save_dreamsim
+from mudi.checkpoints.dreamsim_trunks import save_dreamsim
 from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
@@ -99,7 +99,7 @@ def test_each_judge_loads_with_the_weights_that_were_saved(tmp_path):
     """The folder has the layout that the miniature uses for its detector, embedders and segmenter."""
     torch.manual_seed(0)
     detector, dinov2, sam = architectures.detector(build_tokenizer()), architectures.dinov2(), architectures.sam()
-    dreamsim = around_dino(architectures.dreamsim_trunk(), "tiny")
+    dreamsim = architectures.dreamsim()
     detector.save_pretrained(tmp_path / "detector")
     Owlv2Processor(Owlv2ImageProcessor(size={"height": SIZE, "width": SIZE}), build_tokenizer()).save_pretrained(tmp_path / "detector")
     dinov2.save_pretrained(tmp_path / "dinov2")

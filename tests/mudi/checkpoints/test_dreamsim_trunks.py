@@ -12,7 +12,7 @@ from dreamsim.feature_extraction.vision_transformer import vit_base
 from dreamsim.model import PerceptualModel
 
 from mudi.checkpoints.dreamsim_download import convert_ensemble
-from mudi.checkpoints.dreamsim_trunks import around_dino, read_dreamsim, save_dreamsim
+from mudi.checkpoints.dreamsim_trunks import read_dreamsim, save_dreamsim
 from mudi.checkpoints.weights_folder import CONFIG
 from mudi.miniature import architectures
 from mudi.miniature.world import SIZE
@@ -21,7 +21,7 @@ from mudi.miniature.world import SIZE
 @pytest.fixture
 def tiny():
     torch.manual_seed(0)
-    return around_dino(architectures.dreamsim_trunk().eval(), "tiny")
+    return architectures.dreamsim().eval()
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from mudi import adapters
-from mudi.fusion import fuse_deltas, fusion_error
+from mudi.fusion import fuse_deltas
 from mudi.merging.loras import merge_fusion, merge_peft, merge_sum
 from mudi.options import LoraSettings
 from tests.mudi.merging.test_grams import batch, close, collected
+from tests.mudi.test_fusion import fusion_error
 
 WIDTHS = {"block.attn1.to_q": (12, 10), "block.attn2.to_k": (12, 6), "block.attn2.to_out.0": (9, 12)}  # (out, in)
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
@@ -89,15 +90,6 @@ def test_rank_beyond_a_layer_is_filled_with_zero_rows():
     merged = merge_peft(states, kind="svd")
     assert {len(value) for key, value in merged.items() if key.endswith(DOWN)} == {8}
     assert distance(merged, added(states, (1, 1))) < 1e-12
-
-
-def test_linear_is_another_update_than_the_sum():
-    """(B1 + B2)(A1 + A2) = B1 A1 + B2 A2 + B1 A2 + B2 A1: the cross terms are as large as the sum itself; and it is rank 3."""
-    states = [lora(0), lora(1)]
-    merged = merge_peft(states, kind="linear")
-    assert distance(merged, added(states, (1, 1))) > 0.5
-    for layer in WIDTHS:
-        close(updates(merged)[layer], sum(s[layer + UP] for s in states) @ sum(s[layer + DOWN] for s in states), 1e-12)
 
 
 def trimmed(update):
@@ -210,7 +202,6 @@ FEWER = {layer: WIDTHS[layer] for layer in list(WIDTHS)[1:]}
         (lambda: merge_sum([{**lora(0), "block.alpha": torch.ones(1)}]), "no matrix of a LoRA"),
         (lambda: merge_peft([lora(0), lora(1)], kind="cat"), "use one of svd"),
         (lambda: merge_peft([lora(0)], kind="svd"), "two or more"),
-        (lambda: merge_peft([lora(0), lora(1, 4)], kind="linear"), "use svd"),
         (lambda: merge_peft([lora(0), lora(1)], kind="dare_linear_svd"), "give a seed"),
         (lambda: merge_peft([lora(0), lora(1)], kind="ties_svd", density=0), "density is 0"),
         (lambda: merge_fusion([lora(0)], []), "1 adapters and 0 Grams"),

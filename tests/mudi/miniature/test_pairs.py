@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shipped_pairs import HELD_OUT_PAIRS, TUNING_PAIRS
 
 from mudi.dataset import load_combination
-from mudi.miniature.pairs import HELD_OUT_PAIRS, TUNING_PAIRS, write_pairs
-from mudi.miniature.references import LAYOUTS, describe_identity
+from mudi.miniature.references import LAYOUTS, describe_identity, write_combination
 from mudi.miniature.render import single_scene
 from mudi.miniature.world import BACKGROUNDS, parse_identity, split_identities
 from mudi.user_files.photos import read_image
@@ -68,10 +68,10 @@ def test_the_demos_truth_is_what_its_pictures_show():
 
 
 def test_written_pairs_hold_their_truth_and_are_never_overwritten(tmp_path):
-    pairs = {"one": ("dog red blue", "cat green pink hat red", 5)}
-    write_pairs(tmp_path, pairs)
+    pair = [parse_identity(words) for words in ("dog red blue", "cat green pink hat red")]
+    write_combination(tmp_path / "one", pair, 5)
     truth = json.loads((tmp_path / "one" / "truth.json").read_text())
     assert truth == {"a": "dog red blue", "b": "cat green pink hat red"}
     assert [describe_identity(parse_identity(words)) for words in truth.values()] == list(truth.values())
     with pytest.raises(ValueError, match="exists already"):
-        write_pairs(tmp_path, pairs)
+        write_combination(tmp_path / "one", pair, 5)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from places import ROOT
 from segment_anything import SamPredictor
+from shipped_pairs import HELD_OUT_PAIRS
 
 from mudi import models
-from mudi.miniature.pairs import HELD_OUT_PAIRS
 from mudi.miniature.render import pair_scene, single_scene
 from mudi.miniature.world import BACKGROUNDS, parse_identity
 from mudi.segment import segment
