@@ -28,7 +28,8 @@ def begin(folder: Path) -> Path:
 
 
 def finish(staging: Path, folder: Path, *, method: str, combination: str, round: int, lora: dict | None, details: dict) -> Adapter:
-    """The adapter whose files lie in `staging`, with its manifest, in the place of `folder`; `lora` are the settings of WEIGHTS."""
+    """The adapter whose files lie in `staging`, with its manifest, in the place of `folder`; `lora` are the settings of WEIGHTS. What
+    its fit kept goes then (`clear_work`)."""
     sha256 = contents_sha256(staging)
     manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": lora, **details}
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
@@ -37,6 +38,7 @@ def finish(staging: Path, folder: Path, *, method: str, combination: str, round:
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
     _reach_disk(folder.parent)
+    clear_work(folder)
     return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
 
 
@@ -81,9 +83,7 @@ def find(folder: Path) -> Adapter | None:
     manifest = read_manifest(folder)
     if contents_sha256(folder) != manifest["sha256"]:
         return None
-    return Adapter(
-        method=manifest["method"], combination=manifest["combination"], round=manifest["round"], path=folder, sha256=manifest["sha256"]
-    )
+    return Adapter(path=folder, **{key: manifest[key] for key in ("method", "combination", "round", "sha256")})
 
 
 def work_folder(out_dir: Path) -> Path:

@@ -93,30 +93,21 @@ def residual_shapes(architecture: Architecture, words: Mapping[str, str]) -> Sha
 
 
 def encoder_parameters(architecture: Architecture) -> int:
-    """How many numbers the text encoders have."""
-    return sum(
-        whole_numbers(
-            text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], text["vocab_size"],
-            text["max_position_embeddings"], text["projection_dim"] if i else None,
-        )
-        for i, text in enumerate(architecture.texts)
-    )  # fmt: skip
+    """How many numbers the text encoders have, of which only a second one has a projection."""
+    total = 0
+    for i, text in enumerate(architecture.texts):
+        width, inner = text["hidden_size"], text["intermediate_size"]
+        block = 4 * (width * width + width) + 2 * width * inner + inner + width + 2 * 2 * width
+        tables = (text["vocab_size"] + text["max_position_embeddings"]) * width
+        total += tables + text["num_hidden_layers"] * block + 2 * width + (text["projection_dim"] * width if i else 0)
+    return total
 
 
 def encoder_lora_parameters(architecture: Architecture, rank: int) -> int:
-    """How many numbers a LoRA on the text encoders has, as `encoder_tuning` lays it."""
-    return sum(lora_numbers(text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], rank) for text in architecture.texts)
-
-
-def lora_numbers(width: int, inner: int, layers: int, rank: int) -> int:
-    """How many numbers the LoRA of one encoder has: r (in + out) a layer, four of width by width and two of width by `inner`."""
-    return layers * rank * (4 * 2 * width + 2 * (width + inner))
-
-
-def whole_numbers(width: int, inner: int, layers: int, vocabulary: int, context: int, projection: int | None) -> int:
-    """How many numbers one encoder has; `projection` is the width of its pooled output, None if it has none."""
-    block = 4 * (width * width + width) + 2 * width * inner + inner + width + 2 * 2 * width
-    return (vocabulary + context) * width + layers * block + 2 * width + (projection or 0) * width
+    """How many numbers a LoRA on the text encoders has, as `encoder_tuning` lays it: r (in + out) a layer, four of width by width and
+    two of width by the inner one."""
+    sizes = [(text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"]) for text in architecture.texts]
+    return sum(layers * rank * (4 * 2 * width + 2 * (width + inner)) for width, inner, layers in sizes)
 
 
 def parameters(shapes: Shapes) -> int:
@@ -152,7 +143,6 @@ def shared_key(name: str, width: int) -> str:
 
 
 def _transformer_blocks(unet: Mapping) -> list[tuple[str, int]]:
-    """The name and width of every transformer block, in the order of the network."""
     widths = list(unet["block_out_channels"])
     depths = _for_each(unet.get("transformer_layers_per_block", 1), len(widths))
     layers = _for_each(unet.get("layers_per_block", 2), len(widths))

@@ -50,13 +50,9 @@ class Composition:
 
 
 def seg_mix(
-    segments: Sequence[Segment],
-    rng: np.random.Generator,
-    size: int = CANVAS,
-    scales: Mapping[int, float] | None = None,
-    background: tuple[int, int, int] = (255, 255, 255),
-    overlap: bool = True,
-) -> Composition:
+    segments: Sequence[Segment], rng: np.random.Generator, size: int = CANVAS, scales: Mapping[int, float] | None = None,
+    background: tuple[int, int, int] = (255, 255, 255), overlap: bool = True,
+) -> Composition:  # fmt: skip
     """A random composition of two or more subjects, each cut to its mask, resized and pasted with hard edges.
 
     Each subject is resized by s times the largest factor with which it fits its column, with s drawn
@@ -119,7 +115,6 @@ def crop_to_mask(segment: Segment) -> Segment:
 
 
 def _resize_to_fit(segment: Segment, slot: tuple[float, float], share: float) -> Segment:
-    """The segment at `share` of the largest size that fits `slot` (width, height), mask binarised again."""
     height, width = segment.mask.shape
     factor = share * min(slot[0] / width, slot[1] / height)
     return resize(segment, (max(1, int(width * factor)), max(1, int(height * factor))))

@@ -102,15 +102,10 @@ def load_combination(folder: Path, queries: Mapping[str, str] | None = None, ref
     for key in phrases:
         if key not in listed:
             refuse(ValueError(f'{where}: subject "{key}" has no photo; add a line with "id": "{key}"'), None)
+    known = {key: DETECTION_QUERIES.get(noun.lower(), noun.split()[-1]) for key, (_, noun) in phrases.items()} | asked
     subjects = tuple(
-        Subject(
-            key=key,
-            identifier=identifier,
-            class_noun=class_noun,
-            detection_query=asked[key] if key in asked else DETECTION_QUERIES.get(class_noun.lower(), class_noun.split()[-1]),
-            references=tuple(references[key].values()),
-        )
-        for key, (identifier, class_noun) in phrases.items()
+        Subject(key=key, identifier=word, class_noun=noun, detection_query=known[key], references=tuple(references[key].values()))
+        for key, (word, noun) in phrases.items()
     )
     objects = [subject.key for subject in subjects if subject.detection_query]
     if not objects:
@@ -167,8 +162,13 @@ def examine(subject: Subject, look: Look = nothing_more, each: Each = map) -> It
 
 
 def load_segments(subject: Subject) -> list[Segment]:
-    """The subject's photos with their masks, in the order of its references."""
-    return [_read_segment(reference) for reference in subject.references]
+    """The subject's photos with their masks, both upright, in the order of its references."""
+    segments = []
+    for reference in subject.references:
+        if reference.mask_path is None:
+            raise ValueError(f'{reference.image_path}: has no mask to cut the subject out; add "mask_path" to its line in metadata.jsonl')
+        segments.append(Segment(*read_both(reference.image_path, reference.mask_path)))
+    return segments
 
 
 def _examine(look: Look, reference: Reference) -> Examined:
@@ -186,13 +186,6 @@ def _examine(look: Look, reference: Reference) -> Examined:
         return replace(examined, notes=look(photo, levels))
     except ValueError as error:
         return replace(examined, mistake=str(error))
-
-
-def _read_segment(reference: Reference) -> Segment:
-    """The photo and the mask of one reference, both upright."""
-    if reference.mask_path is None:
-        raise ValueError(f'{reference.image_path}: has no mask to cut the subject out; add "mask_path" to its line in metadata.jsonl')
-    return Segment(*read_both(reference.image_path, reference.mask_path))
 
 
 def _phrases(where: str, header: Mapping) -> dict[str, tuple[str, str]]:
@@ -222,7 +215,6 @@ def _detection_queries(where: str, queries: Mapping[str, str | None], subject_ke
 
 
 def _reference(folder: Path, where: str, entry: Mapping, key: str, phrases: Mapping[str, tuple[str, str]]) -> Reference:
-    """The photo that one line lists for the subject `key`."""
     if unknown := sorted(set(entry) - set(ENTRY_KEYS)):
         raise ValueError(f"{where}: unknown key {json.dumps(unknown[0])[:40]}; a photo's line has {', '.join(ENTRY_KEYS)}")
     image_path = _file_inside(folder, where, entry, "file_name")
@@ -255,4 +247,4 @@ def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
 
 def _cause(error: OSError | RuntimeError) -> str:
     """What was wrong, without the path once more, which may be thousands of characters."""
-    return (error.strerror or "a link to itself") if isinstance(error, OSError) else "a link to itself"
+    return getattr(error, "strerror", None) or "a link to itself"

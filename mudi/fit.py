@@ -149,7 +149,6 @@ def _noised(
 
 
 def _save_checkpoint(work: Path, step: int, trained: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
-    """Write `step-N.safetensors` by rename, then forget all but the newest two."""
     tensors = {f"weight.{i}": p.detach().cpu().clone() for i, p in enumerate(trained)}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": value.cpu().clone() for name, value in state.items()}

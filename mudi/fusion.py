@@ -172,7 +172,6 @@ def _equal_rows(rows: torch.Tensor) -> list[tuple[int, int]]:
 
 
 def _check_values(pairs: Sequence[tuple[int, int]], values: torch.Tensor) -> None:
-    """Equal concept rows have equal values."""
     size = values.norm(dim=1).max()
     for first, second in pairs:
         if (values[first] - values[second]).norm() > SAME_VALUE * size:

@@ -82,8 +82,7 @@ def weights_identity(name: str, miniature_part: str = "") -> str:
     folder = local_folder(name, miniature_part)
     if not folder.is_dir():
         return name
-    roots = [folder / part for part in BACKBONE] if (folder / INDEX).is_file() else [folder]
-    files = sorted(path for root in roots for path in root.rglob("*") if path.is_file())
+    files = sorted(path for path in _parts(folder, "*") if path.is_file())
     looks = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return _digest(folder, tuple(files), tuple(looks))
 
@@ -91,9 +90,12 @@ def weights_identity(name: str, miniature_part: str = "") -> str:
 def weights_bytes(name: str, miniature_part: str = "") -> int:
     """The bytes of the weights of a model that lies here, as they are stored; 0 of one that does not. miniature_part: as for
     `find_folder`."""
-    folder = local_folder(name, miniature_part)
+    return sum(path.stat().st_size for path in _parts(local_folder(name, miniature_part), "*.safetensors"))
+
+
+def _parts(folder: Path, pattern: str) -> list[Path]:
     roots = [folder / part for part in BACKBONE] if (folder / INDEX).is_file() else [folder]
-    return sum(path.stat().st_size for root in roots for path in root.rglob("*.safetensors"))
+    return [path for root in roots for path in root.rglob(pattern)]
 
 
 @lru_cache(maxsize=64)

@@ -144,7 +144,6 @@ EMBEDDERS = {"dreamsim": _dreamsim, "dinov2": _dinov2}
 
 
 def _stored_parts(folder: Path, dtype: torch.dtype) -> dict:
-    """The parts of a backbone from a folder in the diffusers layout."""
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 

@@ -21,13 +21,9 @@ def denoising_loss(prediction: torch.Tensor, noise: torch.Tensor, weights: torch
 
 
 def prior_preservation_loss(
-    prediction: torch.Tensor,
-    noise: torch.Tensor,
-    prior_prediction: torch.Tensor,
-    prior_noise: torch.Tensor,
-    prior_weight: float = 1.0,
+    prediction: torch.Tensor, noise: torch.Tensor, prior_prediction: torch.Tensor, prior_noise: torch.Tensor, prior_weight: float = 1.0,
     weights: torch.Tensor | None = None,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Denoising loss of the subject's photos plus `prior_weight` times that of class photos (DreamBooth, arXiv 2208.12242).
 
     `weights` are those of `denoising_loss` for the subject's photos; class photos have none. A batch without class photos,

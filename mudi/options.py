@@ -5,6 +5,8 @@ Each value refuses numbers out of range by itself; a message begins with the fie
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -41,8 +43,16 @@ DRIFT_TIMES = tuple(range(50, 1000, 100))
 LONGEST_PROMPT = 2000  # characters
 
 
+@contextmanager
+def errors_at(place: str) -> Iterator[None]:
+    """Within it a ValueError begins with `place`, that of the value in a file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from None
+
+
 def _require(options: object, field: str, holds: bool, allowed: str) -> None:
-    """Raise ValueError that says what is `allowed` unless the field's value `holds`."""
     if not holds:
         raise ValueError(f"{field} = {repr(getattr(options, field))[:80]}: allowed are {allowed}")
 
@@ -145,7 +155,6 @@ def check_each(sampling: Sampling) -> None:
 
 
 def _check_together(sampling: Sampling) -> None:
-    """Raise ValueError for keys that exclude each other."""
     if (sampling.guidance_scale is None) == (sampling.cfg_plus_plus is None):
         raise ValueError(
             f"guidance_scale = {sampling.guidance_scale} and cfg_plus_plus = {sampling.cfg_plus_plus}: give one of the two and null for "

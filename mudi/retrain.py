@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mudi import adapters
-from mudi.adapter_folder import clear_work, work_folder
+from mudi.adapter_folder import work_folder
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, encode, predict
@@ -83,7 +83,6 @@ def refit(
     adapter = adapters.save(
         backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=facts, identifiers=identifiers
     )
-    clear_work(out_dir)
     adapters.detach(backbone)
     return adapter
 

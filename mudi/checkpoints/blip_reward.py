@@ -37,11 +37,8 @@ RENAMED = {
     "mlp.layers.": "head.",
 }
 RENAMED_IN_BLOCKS = {
-    ".norm1.": ".layer_norm1.",
-    ".norm2.": ".layer_norm2.",
-    ".attn.qkv.": ".self_attn.qkv.",
-    ".attn.proj.": ".self_attn.projection.",
-}
+    ".norm1.": ".layer_norm1.", ".norm2.": ".layer_norm2.", ".attn.qkv.": ".self_attn.qkv.", ".attn.proj.": ".self_attn.projection.",
+}  # fmt: skip
 # What the published file holds beside the reward: projections of BLIP's contrastive loss, and a constant table of positions.
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 
@@ -181,12 +178,9 @@ def converted(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def save_reward(
-    folder: Path,
-    config: RewardConfig,
-    state: Mapping[str, torch.Tensor],
-    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path, config: RewardConfig, state: Mapping[str, torch.Tensor], tokenizer: "PreTrainedTokenizerBase",
     dtype: torch.dtype | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Writes config.json, model.safetensors in `dtype` if one is given, and the tokenizer."""
     model = BlipReward(config)
     model.load_state_dict(dict(state))

@@ -50,13 +50,8 @@ class DreamSimConfig:
 
 VIT_B16 = {"patch_size": 16, "width": 768, "depth": 12, "heads": 12, "mlp_ratio": 4.0}
 CLIP_B16 = {
-    **VIT_B16,
-    "norm_eps": 1e-5,
-    "norm_before_blocks": True,
-    "projection_width": 512,
-    "mean": OPENAI_CLIP_MEAN,
-    "std": OPENAI_CLIP_STD,
-}
+    **VIT_B16, "norm_eps": 1e-5, "norm_before_blocks": True, "projection_width": 512, "mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD,
+}  # fmt: skip
 ENSEMBLE = DreamSimConfig(
     image_size=224,
     trunks=(

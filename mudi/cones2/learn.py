@@ -4,7 +4,6 @@ Source: Cones 2 (arXiv 2305.19327) and its released code. The UNet and the autoe
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,8 @@ def learn_residual(
     fitted = partial(fit, backbone, settings=settings, work=work, seed=seed, report=report)
     if options.tuning == "direct":
         return _direct(backbone, words, span, examples, fitted)
-    with _trainable(backbone, options, seed) as parameters:
+    encoders = lora_on_encoders(backbone, options.rank, seed) if options.tuning == "text_lora" else whole_encoders(backbone)
+    with encoders as parameters:
         return _by_tuning(backbone, words, span, examples, options, parameters, fitted)
 
 
@@ -88,7 +88,6 @@ def _by_tuning(
     backbone: Backbone, words: str, span: Span, examples: Examples, options: ResidualSettings, parameters: list[nn.Parameter],
     fitted: Callable[..., float],
 ) -> Learnt:  # fmt: skip
-    """By encoders of which `parameters` are trainable."""
     # States that are subtracted are never rounded to a narrower format.
     exact = replace(backbone, dtype=torch.float32)
     kept = options.preserved(words)
@@ -123,7 +122,3 @@ def _by_tuning(
 
 def _states(backbone: Backbone, texts: list[str]) -> torch.Tensor:
     return encode_prompts(backbone, texts, residuals=False).states
-
-
-def _trainable(backbone: Backbone, options: ResidualSettings, seed: int) -> AbstractContextManager[list[nn.Parameter]]:
-    return lora_on_encoders(backbone, options.rank, seed) if options.tuning == "text_lora" else whole_encoders(backbone)

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_folder import DOWN, clear_work
+from mudi.adapter_folder import DOWN
 from mudi.backbone import Backbone
 from mudi.merging.concept_grams import subject_grams
 from mudi.merging.loras import State, merge_fusion, merge_peft, merge_sum
@@ -65,7 +65,6 @@ def _fused(
     backbone: Backbone, singles: Sequence[Adapter], states: Sequence[State], combination: Combination, merge: Fusion,
     targets: Sequence[str],
 ) -> tuple[State, dict]:  # fmt: skip
-    """The LoRA of gradient fusion, and what the manifest says of it."""
     neutral = None
     if merge.neutral_weight:
         neutral = neutral_grams(backbone, [subject.class_noun for subject in combination.subjects], targets)
@@ -109,12 +108,10 @@ def store_merged(
         tokens.attach_rows(backbone, merged.rows)
     parameters = sum(p.numel() for p in [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)])
     details = {**adapters.base_facts(backbone), "parameters": parameters, "seed": facts.seed, **facts.details, "merge": noted}
-    adapter = adapters.save(
+    return adapters.save(
         backbone, out_dir, settings, method=facts.method, combination=combination.key, round=0, details=details,
         identifiers=list(merged.rows),
     )  # fmt: skip
-    clear_work(out_dir)
-    return adapter
 
 
 def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[LoraSettings], list[State]]:

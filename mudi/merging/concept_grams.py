@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
@@ -33,7 +32,9 @@ def subject_grams(
     """
     settings, _ = adapters.read_lora(adapter)
     prompts = [prompt.format(subject.phrase) for prompt in PROMPTS]
-    path = _place(adapter, [prompts, positions, steps, seed])
+    decided = json.dumps([adapter.sha256, prompts, positions, steps, seed])
+    digest = hashlib.sha256(decided.encode()).hexdigest()[:32]
+    path = adapter.path.with_name(adapter.path.name + ".grams") / f"{digest}.safetensors"
     grams.clear_parts(path.parent)
     if path.is_file():
         # A broken file stays until the new one takes its place: another process may have found it as well.
@@ -74,8 +75,3 @@ def counted(backbone: Backbone, texts: Sequence[str], phrase: str, positions: Po
         else:
             mask[row, [*token_spans(backbone, text, [phrase])[0], end]] = True
     return mask
-
-
-def _place(adapter: Adapter, decided: list) -> Path:
-    digest = hashlib.sha256(json.dumps([adapter.sha256, *decided]).encode()).hexdigest()[:32]
-    return adapter.path.with_name(adapter.path.name + ".grams") / f"{digest}.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mudi import adapter_folder
-from mudi.adapter_folder import CONCEPT, clear_work
+from mudi.adapter_folder import CONCEPT
 from mudi.backbone import Backbone
 from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import narrowed
@@ -76,11 +76,8 @@ class ConceptConductor(DreamBooth):
             "hyperparameters": self.hyperparameters(),
             "cut_tokens": {text: count for m in manifests for text, count in m["cut_tokens"].items()},
         }  # fmt: skip
-        adapter = gather(
-            out_dir, singles, self.view(combination).subjects, method=self.name, combination=combination.key, details=details
-        )  # fmt: skip
-        clear_work(out_dir)
-        return adapter
+        subjects = self.view(combination).subjects
+        return gather(out_dir, singles, subjects, method=self.name, combination=combination.key, details=details)
 
 
 def gather(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mudi import adapter_folder, adapter_size
-from mudi.adapter_folder import clear_work, work_folder
+from mudi.adapter_folder import work_folder
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone, Residual
 from mudi.cones2.settings import Preserved, ResidualSettings, Tuning
@@ -67,10 +67,7 @@ class ResidualFit(PhotoFit):
 
     def residual_settings(self) -> ResidualSettings:
         """How each subject's residual is learnt; ValueError for a tuning or preservation that does not exist."""
-        return ResidualSettings(
-            tuning=self.tuning, rank=self.rank, mark_weight=self.mark_weight, rest_weight=self.rest_weight,
-            preserve_prompts=self.preserve_prompts,
-        )  # fmt: skip
+        return narrowed(ResidualSettings, self)
 
     def hyperparameters(self) -> dict[str, object]:
         """With the learning rate that a fit has."""
@@ -187,9 +184,7 @@ class Cones2(ResidualFit):
             "losses": [m["final_loss"] for m in manifests], "parameters": max(m["parameters"] for m in manifests),
             "subjects": [adapter.sha256 for adapter in fitted],
         }  # fmt: skip
-        adapter = self._save(backbone, out_dir, combination.key, residuals, facts)
-        clear_work(out_dir)
-        return adapter
+        return self._save(backbone, out_dir, combination.key, residuals, facts)
 
 
 def cones2(**values: object) -> Cones2:

@@ -1,8 +1,7 @@
 """Modular customisation: one method fits each subject alone, a merge unites the fits, Seg-Mix may refine it. Each part is a value."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +15,7 @@ from mudi.methods.dreambooth import DreamBooth
 from mudi.methods.ed_lora import EDLora
 from mudi.methods.textual_inversion import TextualInversion
 from mudi.modular.subject_fits import after
-from mudi.options import LoraSettings, Refine, Sampling
+from mudi.options import LoraSettings, Refine, Sampling, errors_at
 from mudi.passes import Once, Work, photos_of
 from mudi.personalization import SET_BY_RUNS, Personalization, PhotoFit
 from mudi.prior_folder import BATCH
@@ -221,7 +220,8 @@ def composed(preset: Modular, /, **values: object) -> Modular:
     merge = _laid_over("merge", own, values.get("merge", own), MERGES)
     refine = values.get("refine", preset.refine)
     if isinstance(refine, Mapping):
-        refine = _told("refine", partial(replace, preset.refine or Refine(), **refine))
+        with errors_at("refine."):
+            refine = replace(preset.refine or Refine(), **refine)
     return replace(preset, **{**values, "single": single, "merge": merge, "refine": refine})
 
 
@@ -234,15 +234,8 @@ def _laid_over(place: str, own: Part, given: object, choices: Mapping[str, type[
     name, values = given.get("name", own.name), {key: value for key, value in given.items() if key != "name"}
     if name not in tuple(choices):
         raise ValueError(f"{place}.name = {name!r}: allowed are {', '.join(map(repr, choices))}")
-    return _told(place, partial(replace, own, **values) if name == own.name else partial(choices[name], **values))
-
-
-def _told(place: str, make: Callable[[], Part]) -> Part:
-    """The part that `make` makes; a ValueError of it begins with the part's place."""
-    try:
-        return make()
-    except ValueError as error:
-        raise ValueError(f"{place}.{error}") from None
+    with errors_at(f"{place}."):
+        return replace(own, **values) if name == own.name else choices[name](**values)
 
 
 def _pictures(refine: Refine) -> list[Once]:

@@ -73,7 +73,6 @@ def true_traits(subject: Subject, attributes: Mapping[str, Sequence[str]]) -> di
 
 
 def _read_truth(subject: Subject) -> tuple[Path, str]:
-    """The file that tells the truth about a subject, and what it says."""
     folder = Path(subject.references[0].image_path).parent
     path = folder / TRUTH
     if not path.is_file():

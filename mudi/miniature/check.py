@@ -22,7 +22,6 @@ from mudi.miniature.world import (
     BACKGROUNDS,
     CLASSES,
     COLOURS,
-    Box,
     Identity,
     Scene,
     attribute_distance,
@@ -33,6 +32,7 @@ from mudi.miniature.world import (
 )  # fmt: skip
 from mudi.model_facts import MINIATURE
 from mudi.models import EMBEDDERS, load, load_detector, load_embedder, load_segmenter
+from mudi.records import Box
 from mudi.segment import segment
 from mudi.user_files.mask_doubts import overlap
 

@@ -62,11 +62,6 @@ def shown(rng: np.random.Generator, kind: str, a: Identity, b: Identity, place: 
     return (close_scene if kind == "right, close together" else pair_scene)(rng, *subjects, place)
 
 
-def verdicts(oracle: Oracle, images: Sequence[np.ndarray], pairs: Sequence[Pair]) -> list[dict]:
-    """The verdict on each picture against the pair beside it, no place asked for."""
-    return [verdict(reading, [traits(oracle, i) for i in pair], None) for reading, pair in zip(judge(oracle, images), pairs, strict=True)]
-
-
 def traits(oracle: Oracle, identity: Identity) -> dict[str, str]:
     """The identity in the oracle's own vocabularies."""
     return read_traits(describe_identity(identity), oracle.config.attributes)
@@ -78,7 +73,8 @@ def check_verdicts(oracle: Oracle, soften: Soften, label: str, rng: np.random.Ge
     for kind in ("right", "right, close together", *REJECTED):
         pairs = alike_pairs(rng, count)
         scenes = [shown(rng, kind, a, b, str(rng.choice(BACKGROUND_NAMES))) for a, b in pairs]
-        answers = verdicts(oracle, soften([s.image for s in scenes]), pairs)
+        readings = judge(oracle, soften([s.image for s in scenes]))
+        answers = [verdict(r, [traits(oracle, i) for i in pair], None) for r, pair in zip(readings, pairs, strict=True)]
         success, identity = (float(np.mean([answer[key] for answer in answers])) for key in ("success", "identity"))
         if kind in REJECTED:
             gates.append(Gate(name=f"oracle, {label}: rejected, {kind}", value=1 - success, threshold=REJECTED[kind]))

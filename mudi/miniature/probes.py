@@ -43,8 +43,3 @@ def probe_loss(probes: Probes, tokens: torch.Tensor, corpus: Corpus, rows: np.nd
     behind = tokens[:, 1:][torch.from_numpy(picture), torch.from_numpy(patch)]
     attributes = [F.cross_entropy(probe(shown), wanted[:, n]) for n, probe in enumerate(probes.attributes)]
     return {"attributes": torch.stack(attributes).mean(), "place": F.cross_entropy(probes.place(behind), places)}
-
-
-def kind_loss(probes: Probes, tokens: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the kinds (B,), indices into PICTURE_KINDS, as the class tokens of (B, 1 + P, width) tell them."""
-    return F.cross_entropy(probes.kind(tokens[:, 0]), kinds)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,30 +11,20 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from torch import nn
 from transformers import BitImageProcessor, Owlv2ImageProcessor, Owlv2Processor
 
+from mudi.checkpoints.blip_reward import save_reward
 from mudi.checkpoints.dreamsim_trunks import save_dreamsim
 from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.diffusion import to_pixels
-from mudi.miniature import architectures
+from mudi.miniature import architectures, train_diffusion
 from mudi.miniature.captions import build_tokenizer
-from mudi.miniature.corpus import training_corpus
+from mudi.miniature.corpus import Corpus, training_corpus
 from mudi.miniature.optimise import averaged, in_parallel
 from mudi.miniature.oracle import CONFIG
 from mudi.miniature.train_clip import export_clip, train_clip
 from mudi.miniature.train_detector import train_detector
-from mudi.miniature.train_diffusion import (
-    Conditioned,
-    OneEncoder,
-    continue_unet,
-    encode_corpus,
-    train_decoder,
-    train_one_encoder,
-    train_unet,
-    train_vae,
-    whiten,
-)
 from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
 from mudi.miniature.train_oracle import sharpen_oracle, train_oracle
-from mudi.miniature.train_reward import Taught, export_reward, train_reward
+from mudi.miniature.train_reward import Taught, standardisation, train_reward
 from mudi.miniature.train_sam import train_sam
 from mudi.miniature.world import SIZE
 from mudi.oracle import OracleNetwork, save_oracle
@@ -44,11 +36,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Stage -> (function, optimiser steps, pictures a step and process, processes at most, offset of the seed). The
 # embedders' seeds differ so that they are two opinions. The model card says what each stage cost.
 STAGES = {
-    "vae": (train_vae, 4000, 16, 2, 0),
-    "decoder": (train_decoder, 1600, 16, 2, 0),
-    "unet": (train_unet, 6000, 24, 2, 0),
-    "unet_long": (continue_unet, 3200, 24, 2, 0),
-    "unet_one_encoder": (train_one_encoder, 2400, 24, 2, 6),
+    "vae": (train_diffusion.train_vae, 4000, 16, 2, 0),
+    "decoder": (train_diffusion.train_decoder, 1600, 16, 2, 0),
+    "unet": (partial(train_diffusion.train_unet, train_diffusion.FIRST), 6000, 24, 2, 0),
+    "unet_long": (partial(train_diffusion.train_unet, train_diffusion.SECOND), 3200, 24, 2, 0),
+    "unet_one_encoder": (partial(train_diffusion.train_unet, train_diffusion.ONE_ENCODER), 2400, 24, 2, 6),
     "detector": (train_detector, 3000, 32, 1, 0),
     "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
     "dinov2": (train_dinov2, 2500, 64, 1, 2),
@@ -72,15 +64,14 @@ def train(work: Path, weights: Path, seed: int, workers: int) -> None:
     corpus = training_corpus(work, seed, workers)
     for stage, (function, steps, batch, most, offset) in STAGES.items():
         if stage == "unet":
-            encode_corpus(work, whitened_vae(work, corpus), corpus)
+            train_diffusion.encode_corpus(work, whitened_vae(work, corpus), corpus)
         in_parallel(function, min(workers, most), work, steps, batch, seed + offset)
     export(work, weights, seed)
 
 
-def whitened_vae(work: Path, corpus) -> AutoencoderKL:
+def whitened_vae(work: Path, corpus: Corpus) -> AutoencoderKL:
     """The trained autoencoder with unit-variance latents, measured on the first scenes of the corpus."""
-    vae = restore(work, "decoder", architectures.vae())
-    return whiten(vae, to_pixels(corpus.images[:WHITENED_ON]))
+    return train_diffusion.whiten(restore(work, "decoder", architectures.vae()), to_pixels(corpus.images[:WHITENED_ON]))
 
 
 def export(work: Path, weights: Path, seed: int) -> None:
@@ -89,51 +80,30 @@ def export(work: Path, weights: Path, seed: int) -> None:
     fresh = weights.with_name(weights.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    _export_pipeline(work, fresh, corpus)
-    export_one_encoder(restore(work, "unet_one_encoder", OneEncoder()), whitened_vae(work, corpus), fresh / "one_encoder")
+    two, one = restore(work, "unet_long", train_diffusion.Conditioned()), restore(work, "unet_one_encoder", train_diffusion.OneEncoder())
+    vae, tokenizer = whitened_vae(work, corpus), build_tokenizer()
+    second = {"text_encoder_2": two.text_encoder_2.to(STORED), "tokenizer_2": tokenizer, "add_watermarker": False}
+    unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    # Complete in itself: the one-encoder family shares the autoencoder by holding a copy.
+    families = ((StableDiffusionXLPipeline, two, fresh, second), (StableDiffusionPipeline, one, fresh / "one_encoder", unchecked))
+    for pipeline, trained, folder, others in families:
+        pipeline(
+            vae=vae.to(STORED), text_encoder=trained.text_encoder.to(STORED), tokenizer=tokenizer, unet=trained.unet.to(STORED),
+            scheduler=architectures.scheduler(), **others,
+        ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
+        _without_origin(folder)
     _export_judges(work, fresh)
-    export_readers(work, fresh, seed)
+    _export_readers(work, fresh, corpus, seed)
     if (weights / "README.md").exists():
         shutil.copy(weights / "README.md", fresh / "README.md")
     shutil.rmtree(weights, ignore_errors=True)
     fresh.rename(weights)
 
 
-def export_one_encoder(trained: OneEncoder, vae: AutoencoderKL, folder: Path) -> None:
-    """Store the one-encoder family in `folder`, complete in itself: it shares the autoencoder by holding a copy."""
-    StableDiffusionPipeline(
-        vae=vae.to(STORED),
-        text_encoder=trained.text_encoder.to(STORED),
-        tokenizer=build_tokenizer(),
-        unet=trained.unet.to(STORED),
-        scheduler=architectures.scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)
-    _without_origin(folder)
-
-
 def _without_origin(folder: Path) -> None:
     """Take the name of where a pipeline was loaded from out of its index."""
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "_name_or_path"}, indent=1))
-
-
-def _export_pipeline(work: Path, folder: Path, corpus) -> None:
-    conditioned = restore(work, "unet_long", Conditioned())
-    tokenizer = build_tokenizer()
-    StableDiffusionXLPipeline(
-        vae=whitened_vae(work, corpus).to(STORED),
-        text_encoder=conditioned.text_encoder.to(STORED),
-        text_encoder_2=conditioned.text_encoder_2.to(STORED),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=conditioned.unet.to(STORED),
-        scheduler=architectures.scheduler(),
-        add_watermarker=False,
-    ).save_pretrained(folder, safe_serialization=True)
-    _without_origin(folder)
 
 
 def _export_judges(work: Path, folder: Path) -> None:
@@ -152,9 +122,10 @@ def _export_judges(work: Path, folder: Path) -> None:
     save_segmenter(folder / "sam", restore(work, "sam", architectures.sam()), STORED)
 
 
-def export_readers(work: Path, folder: Path, seed: int) -> None:
+def _export_readers(work: Path, folder: Path, corpus: Corpus, seed: int) -> None:
     """Store what reads prompts, CLIP and ImageReward, in `folder`/clip and `folder`/image_reward."""
     tokenizer = build_tokenizer()
     export_clip(restore(work, "clip", architectures.clip(tokenizer)), tokenizer, folder / "clip", STORED)
-    network = restore(work, "image_reward", Taught(tokenizer)).reward
-    export_reward(network, training_corpus(work, seed), tokenizer, folder / "image_reward", STORED, seed)
+    model = restore(work, "image_reward", Taught(tokenizer)).reward
+    mean, std = standardisation(model, corpus, seed)
+    save_reward(folder / "image_reward", replace(model.config, mean=mean, std=std), model.state_dict(), tokenizer, STORED)

@@ -25,11 +25,6 @@ ABSENT = ("castle", "lighthouse", "robot toy", "can", "flowers", "moon")
 OTHER_CLASS = 0.5
 
 
-def class_indices(identities: np.ndarray) -> np.ndarray:
-    """Indices into CLASSES of identity indices of any shape; what an absent one (-1) yields has no meaning."""
-    return np.array([CLASSES.index(i.class_noun) for i in all_identities()])[identities]
-
-
 def predictions(model: Owlv2ForObjectDetection, pixels: torch.Tensor, queries) -> tuple[torch.Tensor, ...]:
     """Class logits (B, P, Q), boxes (B, P, 4) as centre and size in 0..1, objectness logits (B, P).
 
@@ -116,7 +111,7 @@ def detection_loss(outputs: tuple[torch.Tensor, ...], truth: torch.Tensor, class
 def train_detector(work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit both towers and all heads on rendered scenes, asked for all four class nouns and for what is not there."""
     corpus, tokenizer = training_corpus(work), build_tokenizer()
-    model = architectures.detector(tokenizer)
+    model, class_of = architectures.detector(tokenizer), np.array([CLASSES.index(i.class_noun) for i in all_identities()])
     queries = tokenizer([*CLASSES, *ABSENT], padding="max_length", max_length=architectures.DETECTOR_TOKENS, return_tensors="pt")
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
@@ -124,7 +119,8 @@ def train_detector(work: Path, steps: int, batch: int, seed: int) -> None:
         boxes, present = boxes_of(corpus.labels[rows])
         images = flawed(floats(corpus.images[rows]), noise)
         outputs = predictions(model, normalised(images, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), queries)
-        classes = torch.from_numpy(class_indices(corpus.identities[rows]))
+        # Of an absent subject, identity -1, any class will do.
+        classes = torch.from_numpy(class_of[corpus.identities[rows]])
         return detection_loss(outputs, torch.from_numpy(boxes / SIZE), classes, torch.from_numpy(present))
 
     optimise("detector", model, loss, steps=steps, learning_rate=1e-3, work=work, seed=seed)

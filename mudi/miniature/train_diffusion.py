@@ -1,5 +1,6 @@
 """Training the tiny diffusion models: the autoencoder on pixels, then UNet and text encoders together on its latents."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from mudi.miniature.world import SIZE, split_identities
 
 LATENT_POSITIONS = (SIZE // 4) ** 2
 MIN_SNR = 5.0
-SECOND_SITTING = 10
 
 
 def _differences(x: torch.Tensor) -> torch.Tensor:
@@ -150,37 +150,40 @@ def encode_corpus(work: Path, model: AutoencoderKL, corpus: Corpus) -> np.ndarra
     return np.load(path, mmap_mode="r")
 
 
-def train_unet(work: Path, steps: int, batch: int, seed: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """A training of a UNet with its text encoders, begun from the averaged weights of the stage `start`, if one is named (`warm_start`).
+
+    `draws` moves the seed of batches and noise, so that a second sitting does not repeat the first; the corpus stays.
+    """
+
+    name: str
+    learning_rate: float
+    kind: type[Conditioned | OneEncoder] = Conditioned
+    start: str = ""
+    draws: int = 0
+
+
+FIRST = Sitting(name="unet", learning_rate=1.5e-3)
+# With a second, lower schedule: a longer training in two sittings.
+SECOND = Sitting(name="unet_long", learning_rate=1.0e-3, start="unet", draws=10)
+# The one-encoder family begins from what it shares with the tiny SDXL.
+ONE_ENCODER = Sitting(name="unet_one_encoder", learning_rate=1.2e-3, start="unet_long", kind=OneEncoder)
+
+
+def train_unet(sitting: Sitting, work: Path, steps: int, batch: int, seed: int) -> None:
     """Fit noise prediction with min-SNR-5 weights on cached latents and freshly worded captions."""
-    _train_unet(work, "unet", steps, batch, seed, learning_rate=1.5e-3)
-
-
-def continue_unet(work: Path, steps: int, batch: int, seed: int) -> None:
-    """`train_unet` again from its averaged weights, with a second, lower schedule: a longer training in two sittings."""
-    _train_unet(work, "unet_long", steps, batch, seed, learning_rate=1.0e-3, start="unet", draws=SECOND_SITTING)
-
-
-def train_one_encoder(work: Path, steps: int, batch: int, seed: int) -> None:
-    """Fit the one-encoder family's UNet and text encoder, begun from what they share with the tiny SDXL (`warm_start`)."""
-    _train_unet(work, "unet_one_encoder", steps, batch, seed, learning_rate=1.2e-3, start="unet_long", kind=OneEncoder)
-
-
-def _train_unet(
-    work: Path, name: str, steps: int, batch: int, seed: int, learning_rate: float, start: str = "", draws: int = 0,
-    kind: type = Conditioned,
-) -> None:  # fmt: skip
-    """`draws` moves the seed of batches and noise, so that a second sitting does not repeat the first; the corpus stays."""
     corpus, latents = training_corpus(work, seed), np.load(work / "latents.npy", mmap_mode="r")
-    tokenizer, names, model = build_tokenizer(), name_table(split_identities()[0]), kind()
-    if start:
-        model.warm_start(averaged(work, start))
+    tokenizer, names, model = build_tokenizer(), name_table(split_identities()[0]), sitting.kind()
+    if sitting.start:
+        model.warm_start(averaged(work, sitting.start))
     alphas = DDPMScheduler(**{k: architectures.scheduler().config[k] for k in ("beta_start", "beta_end", "beta_schedule")}).alphas_cumprod
     weights = torch.clamp(MIN_SNR * (1 - alphas) / alphas, max=1.0)
 
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
         rows = np.sort(rng.integers(len(corpus), size=batch))
         chance = rng.random(batch)
-        texts = ["" if c < kind.empty else caption(corpus.scene(r), rng, names) for r, c in zip(rows, chance, strict=True)]
+        texts = ["" if c < model.empty else caption(corpus.scene(r), rng, names) for r, c in zip(rows, chance, strict=True)]
         ids = tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
         clean = torch.from_numpy(latents[rows].astype(np.float32))
         epsilon = torch.randn(clean.shape, generator=noise)
@@ -192,4 +195,4 @@ def _train_unet(
         error = (predicted.float() - epsilon).square().mean((1, 2, 3))
         return {"loss": (weights[t] * error).mean(), "_mse": error.mean()}
 
-    optimise(name, model, loss, steps=steps, learning_rate=learning_rate, work=work, seed=seed + draws)
+    optimise(sitting.name, model, loss, steps=steps, learning_rate=sitting.learning_rate, work=work, seed=seed + sitting.draws)

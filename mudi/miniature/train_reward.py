@@ -10,14 +10,14 @@ from torch import nn
 from transformers import CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from mudi.checkpoints.blip_reward import BlipReward, converted, save_reward
+from mudi.checkpoints.blip_reward import BlipReward, converted
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
 from mudi.miniature.corpus import Corpus, training_corpus
 from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
 from mudi.miniature.optimise import averaged, optimise
-from mudi.miniature.probes import Probes, kind_loss, probe_loss
+from mudi.miniature.probes import Probes, probe_loss
 from mudi.miniature.train_embedders import attribute_codes
 from mudi.miniature.world import ACCESSORIES, CLASSES, COLOURS, SIZE, Scene, split_identities
 
@@ -160,7 +160,8 @@ def train_reward(work: Path, steps: int, batch: int, seed: int) -> None:
         seen = model.see(normalised(pictures, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         # The good ones with their true captions, the same with wrong ones, the bad ones.
         scored = model(torch.cat([seen[:half], seen]), tokens.input_ids, tokens.attention_mask)
-        probed = probe_loss(taught.probes, seen[:half], corpus, rows, codes) | {"kind": kind_loss(taught.probes, seen, kinds)}
+        kind = F.cross_entropy(taught.probes.kind(seen[:, 0]), kinds)
+        probed = probe_loss(taught.probes, seen[:half], corpus, rows, codes) | {"kind": kind}
         masked = masked_loss(taught, seen[:half], tokens.input_ids[:half], tokens.attention_mask[:half], known, noise)
         return ranking_loss(*scored.split(half)) | {"masked": masked} | {name: SHARE_PROBES * value for name, value in probed.items()}
 
@@ -183,9 +184,3 @@ def standardisation(model: BlipReward, corpus: Corpus, seed: int) -> tuple[float
     seen = model.see(normalised(floats(corpus.images[rows]), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     scored = model(seen, tokens.input_ids, tokens.attention_mask)
     return float(scored.mean()), float(scored.std())
-
-
-def export_reward(model: BlipReward, corpus: Corpus, tokenizer: CLIPTokenizer, folder: Path, dtype: torch.dtype, seed: int) -> None:
-    """Writes the trained network in `dtype`, standardised over `corpus`, and its tokenizer."""
-    mean, std = standardisation(model, corpus, seed)
-    save_reward(folder, replace(model.config, mean=mean, std=std), model.state_dict(), tokenizer, dtype)

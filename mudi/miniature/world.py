@@ -11,6 +11,8 @@ from itertools import product
 
 import numpy as np
 
+from mudi.records import Box
+
 SIZE = 48
 HELD_OUT = 0.1  # share of the identities
 
@@ -28,8 +30,6 @@ CLASSES = ("dog", "cat", "bear", "rabbit")
 ACCESSORIES = ("none", "hat", "scarf")
 BACKGROUNDS = ("grass", "beach", "snow", "night", "desert", "room")
 PLAIN_BACKGROUNDS = {"white": (255, 255, 255), "gray": (150, 150, 150), "teal": (96, 188, 186)}
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)

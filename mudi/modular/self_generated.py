@@ -1,7 +1,5 @@
 """Pictures that a subject's own adapter draws of it, one subject each and cut out: what a merge of adapters is refined on."""
 
-from pathlib import Path
-
 import numpy as np
 
 from mudi import adapters
@@ -33,7 +31,7 @@ def self_generated(
             negative_prompt=refine.negative_prompt, steps=refine.sample_steps, guidance_scale=refine.guidance_scale,
             seeds=f"sha256 of {seed}, prompt and draw",
         )  # fmt: skip
-        place = _place(single, recipe)
+        place = single.path.with_name(single.path.name + ".pictures") / f"{single.sha256[:12]}-{recipe.digest}"
         if (found := draw_enough(recipe, place, count, _drawing(backbone, single, recipe, seed), judges)) < count:
             raise ValueError(
                 f"the adapter of {subject.phrase!r} alone drew exactly one {recipe.detection_query!r} in {found} of "
@@ -59,7 +57,3 @@ def _drawing(backbone: Backbone, single: Adapter, recipe: Recipe, seed: int):
         return draw_batch(backbone, recipe, index, seed)
 
     return draw
-
-
-def _place(single: Adapter, recipe: Recipe) -> Path:
-    return single.path.with_name(single.path.name + ".pictures") / f"{single.sha256[:12]}-{recipe.digest}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
 FitOne = Callable[[Combination, Path, int], Adapter]
-Alone = TypeVar("Alone", bound="PhotoFit")
+Value = TypeVar("Value")
 
 
 def fits_alone(
@@ -48,9 +48,9 @@ def fits_alone(
     return single_fits(backbone, replace(named, subjects=tuple(wanted)), single.recipe(), owner.single_seed, folder, fit_one)
 
 
-def narrowed(method: type[Alone], owner: Alone) -> Alone:
-    """The value of `method` with the hyperparameters that `owner`, of a subclass of it, has."""
-    return method(**{of.name: getattr(owner, of.name) for of in fields(method)})
+def narrowed(kind: type[Value], owner: object) -> Value:
+    """The value of `kind`, a dataclass, with the fields that `owner` has of it and more."""
+    return kind(**{of.name: getattr(owner, of.name) for of in fields(kind)})
 
 
 def after(report: Report | None, steps: int) -> Report | None:

@@ -59,7 +59,9 @@ def cut_out(
     answers = _detect_reduced(detector, [images[i] for i in open_ones], [asked[i].query for i in open_ones], min(FAINTEST, threshold))
     found = dict(zip(open_ones, answers, strict=True))
     return [
-        _found_cutout(segmenter, image, hint.query, found[i], threshold) if i in found else _hinted_cutout(segmenter, image, hint)
+        _found_cutout(segmenter, image, hint.query, found[i], threshold)
+        if i in found
+        else _judged(segment(segmenter, image, hint.box, hint.points), hint.box, ())
         for i, (image, hint) in enumerate(zip(images, asked, strict=True))
     ]
 
@@ -101,10 +103,6 @@ def _enlarged(box: Box, factor: int, size: tuple[int, int]) -> Box:
     """The box in an image `factor` times as large; the last pixels of the reduced one may lie half outside of its size (H, W)."""
     x0, y0, x1, y1 = (factor * x for x in box)
     return x0, y0, min(x1, float(size[1])), min(y1, float(size[0]))
-
-
-def _hinted_cutout(segmenter: "SamPredictor", image: np.ndarray, hint: Asked) -> Cutout:
-    return _judged(segment(segmenter, image, hint.box, hint.points), hint.box, ())
 
 
 def _found_cutout(

@@ -61,7 +61,6 @@ def _whole_text(path: Path) -> str:
 
 
 def _object(where: str, line: str) -> dict:
-    """The JSON object that one line holds."""
     try:
         value = json.loads(line, object_pairs_hook=_unique_keys)
     except RecursionError as error:

@@ -155,16 +155,13 @@ def to_srgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        if image.mode not in PROFILED.get(profile.profile.xcolor_space.strip(), ()) or "srgb" in _described(profile):
+        described = (profile.profile.profile_description or "").lower()
+        if image.mode not in PROFILED.get(profile.profile.xcolor_space.strip(), ()) or "srgb" in described:
             return image
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, OSError) as error:
         raise ValueError(f"its colour profile is broken: {error}; export it as sRGB") from error
-
-
-def _described(profile: ImageCms.ImageCmsProfile) -> str:
-    return (profile.profile.profile_description or "").lower()
 
 
 def flatten(image: Image.Image, mode: str, background: str) -> np.ndarray:

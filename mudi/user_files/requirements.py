@@ -1,6 +1,7 @@
 """The needs of a method and of its way of drawing, asked of a combination and of a backbone before anything is loaded."""
 
 from collections.abc import Mapping
+from itertools import product
 from types import SimpleNamespace
 
 from mudi.adapter_size import known_architecture
@@ -8,7 +9,7 @@ from mudi.attention.levels import chosen_levels
 from mudi.checkpoints.vocabularies import tokenizers_of
 from mudi.dataset import load_segments, require_masks, require_objects
 from mudi.layout import boxes_of, place, require_layouts
-from mudi.options import Sampling
+from mudi.options import Sampling, errors_at
 from mudi.personalization import Personalization
 from mudi.records import Combination
 from mudi.text.mentions import token_id
@@ -33,31 +34,20 @@ def require(place_in_file: str, options: Personalization, combination: Combinati
         _require_visible(place_in_file, combination, known_architecture(backbone).side)
     if sampling.scales is not None and len(sampling.scales) != len(objects):
         raise ValueError(f"{place_in_file}: sampling.scales has {len(sampling.scales)} numbers, {combination.key} {len(objects)} subjects")
-    try:
+    with errors_at(f"{place_in_file}."):
         options.require(combination)
-    except ValueError as error:
-        raise ValueError(f"{place_in_file}.{error}") from None
     if options.token_rows and (known := tokenizers_of(backbone)):
-        _require_tokens(place_in_file, combination, known[0])
+        with errors_at(f"{place_in_file}: {combination.key}: "):
+            for subject, tokenizer in product(combination.subjects, known[0]):
+                token_id(tokenizer, subject.identifier)
 
 
 def _require_visible(place_in_file: str, combination: Combination, side: int) -> None:
     """Each layout is composed of the subjects' first photos: a box below a pixel, or a subject behind another, stops a sweep."""
     cut_outs = [load_segments(subject)[0] for subject in combination.objects]
-    for boxes in boxes_of(combination):
-        try:
+    with errors_at(f"{place_in_file}: {combination.key}: "):
+        for boxes in boxes_of(combination):
             place(cut_outs, boxes, side)
-        except ValueError as error:
-            raise ValueError(f"{place_in_file}: {combination.key}: {error}") from None
-
-
-def _require_tokens(place_in_file: str, combination: Combination, tokenizers: list) -> None:
-    for subject in combination.subjects:
-        for tokenizer in tokenizers:
-            try:
-                token_id(tokenizer, subject.identifier)
-            except ValueError as error:
-                raise ValueError(f"{place_in_file}: {combination.key}: {error}") from None
 
 
 def check_levels(backbone: str, samplings: Mapping[str, Sampling]) -> None:
@@ -71,7 +61,5 @@ def check_levels(backbone: str, samplings: Mapping[str, Sampling]) -> None:
     unet = SimpleNamespace(config=SimpleNamespace(**{**MIDDLE, **architecture.unet}))
     for key, sampling in samplings.items():
         if sampling.layout_guidance is not None:
-            try:
+            with errors_at(f"{key}.layout_guidance."):
                 chosen_levels(sampling.layout_guidance, unet)
-            except ValueError as error:
-                raise ValueError(f"{key}.layout_guidance.{error}") from None

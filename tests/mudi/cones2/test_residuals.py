@@ -9,7 +9,7 @@ import torch
 from places import ROOT
 
 from mudi import models
-from mudi.adapter_size import lora_numbers, whole_numbers
+from mudi.adapter_size import Architecture, encoder_lora_parameters, encoder_parameters
 from mudi.backbone import Residual
 from mudi.cones2.encoder_tuning import lora_on_encoders, whole_encoders
 from mudi.cones2.learn import ResidualSettings, learn_residual, preservation
@@ -175,15 +175,12 @@ def test_encoders_come_back_from_a_fit_that_was_broken_off(backbone, tmp_path, t
 
 def test_the_lora_of_an_encoder_is_sized_as_it_is_laid(backbone):
     """r (in + out) for q, k, v, out (width to width), fc1 and fc2, in every layer; and all numbers of a whole encoder."""
-    sizes = [(e.config.hidden_size, e.config.intermediate_size, e.config.num_hidden_layers, e.config) for _, e in backbone.readers.values()]
+    texts = tuple(encoder.config.to_dict() for _, encoder in backbone.readers.values())
+    architecture = Architecture(unet={}, side=0, row_widths={}, texts=texts, assumed=False)
     with lora_on_encoders(backbone, 3, 0) as parameters:
-        assert sum(p.numel() for p in parameters) == sum(lora_numbers(d, f, n, 3) for d, f, n, _ in sizes)
+        assert sum(p.numel() for p in parameters) == encoder_lora_parameters(architecture, 3)
     with whole_encoders(backbone) as parameters:
-        projections = (None, backbone.text_encoder_2.config.projection_dim)
-        assert sum(p.numel() for p in parameters) == sum(
-            whole_numbers(d, f, n, c.vocab_size, c.max_position_embeddings, projection)
-            for (d, f, n, c), projection in zip(sizes, projections, strict=True)
-        )
+        assert sum(p.numel() for p in parameters) == encoder_parameters(architecture)
 
 
 def test_preservation_counts_all_but_the_noun_and_does_not_square():
