@@ -133,11 +133,6 @@ def require_masks(combination: Combination, wanted_by: str) -> None:
         )
 
 
-def nothing_more(_photo: Image.Image, _levels: np.ndarray | None) -> tuple[str, ...]:
-    """The `Look` of a run, which only wants to know whether it can begin."""
-    return ()
-
-
 def check_images(combination: Combination) -> None:
     """Decodes every photo, and every mask that is given, and raises on the first that cannot be trained on."""
     for subject in combination.subjects:
@@ -146,7 +141,7 @@ def check_images(combination: Combination) -> None:
                 raise ValueError(examined.mistake)
 
 
-def examine(subject: Subject, look: Look = nothing_more, each: Each = map) -> Iterator[Examined]:
+def examine(subject: Subject, look: Look = lambda photo, levels: (), each: Each = map) -> Iterator[Examined]:
     """Every photo of the subject with its mask, opened one after the other and let go of.
 
     A photo with the bytes of an earlier one is a mistake too: it would count twice. So is a mask with the
@@ -233,7 +228,9 @@ def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
         found = (folder / name).is_file()
     except (OSError, RuntimeError) as error:
-        raise ValueError(f'{where}: "{key}" is {json.dumps(name)[:80]}, which is no path ({_cause(error)}); correct it') from error
+        # The error itself holds the path once more, which may be thousands of characters.
+        cause = getattr(error, "strerror", None) or "a link to itself"
+        raise ValueError(f'{where}: "{key}" is {json.dumps(name)[:80]}, which is no path ({cause}); correct it') from error
     if Path(name).is_absolute() or ".." in Path(name).parts or not inside:
         raise ValueError(
             f'{where}: "{key}" is "{name}", outside the folder; copy the file into it and name it without ".." or a leading "/"'
@@ -243,8 +240,3 @@ def _file_inside(folder: Path, where: str, entry: Mapping, key: str) -> Path:
     if not found:
         raise ValueError(f'{where}: "{key}" is "{name}", and there is no such file; add it or remove the line')
     return folder / name
-
-
-def _cause(error: OSError | RuntimeError) -> str:
-    """What was wrong, without the path once more, which may be thousands of characters."""
-    return getattr(error, "strerror", None) or "a link to itself"

@@ -90,9 +90,7 @@ class LayoutGuidance:
 
 
 def _are_factors(levels: object) -> bool:
-    return (
-        isinstance(levels, tuple) and 0 < len(levels) == len(set(levels)) and all(isinstance(f, int) and f >= 1 for f in levels)
-    )  # fmt: skip
+    return isinstance(levels, tuple) and 0 < len(levels) == len(set(levels)) and all(isinstance(f, int) and f >= 1 for f in levels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -246,8 +246,7 @@ class PhotoFit(Personalization):
             subject.key: Recipe(
                 class_noun=subject.class_noun, detection_query=subject.detection_query, backbone=backbone, precision=precision,
                 detector=self.detector, segmenter=self.segmenter, prompt=self.prior_prompt, negative_prompt=self.prior_negative_prompt,
-                steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers,
-                weights=weights,
+                steps=self.prior_steps, guidance_scale=self.prior_guidance_scale, workers=workers, weights=weights,
             )
             for subject in self.view(combination).objects
         }  # fmt: skip

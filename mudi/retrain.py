@@ -39,8 +39,7 @@ def kl_loss(weight: float) -> Loss:
 
 def retrain(
     backbone: Backbone, combination: Combination, start: Adapter, images: Sequence[np.ndarray], prompts: Sequence[str],
-    settings: RetrainSettings,
-    out_dir: Path, round: int, seed: int, report: Report | None = None,
+    settings: RetrainSettings, out_dir: Path, round: int, seed: int, report: Report | None = None,
 ) -> Adapter:  # fmt: skip
     """The adapter of round `round`, stored in `out_dir`.
 

@@ -69,10 +69,6 @@ class _Edit:
     sigma: float | None = None
     maps: dict = field(default_factory=dict)
 
-    def edits(self, pixels: int) -> bool:
-        """Whether a layer of so many pixels is edited now."""
-        return self.sigma is not None and self.factor(pixels) in self.levels
-
     def factor(self, pixels: int) -> int:
         return round(math.sqrt(math.prod(self.latent_hw) / pixels))
 
@@ -101,7 +97,8 @@ class _GuidedAttention:
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
         """(B, N, width) of pixels (B, N, width) and text states (B, S, D); `attention_mask` is added to the scores."""
-        if encoder_hidden_states is None or not self.edit.edits(hidden_states.shape[1]):
+        edited = self.edit.sigma is not None and self.edit.factor(hidden_states.shape[1]) in self.edit.levels
+        if encoder_hidden_states is None or not edited:
             return self.own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         (count, pixels, _), tokens = hidden_states.shape, encoder_hidden_states.shape[1]
         if count != len(self.edit.rows):

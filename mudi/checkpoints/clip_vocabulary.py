@@ -21,10 +21,11 @@ def clip_tokenizer(pad_token: str = END) -> "CLIPTokenizer":
     pad_token: SDXL's first tokenizer pads with the end token, its second with "!", which is entry 0.
     The entries are the 256 bytes, the same at the end of a word, one for each merge, and the two marks.
     """
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
-    merges = _merges()
-    alphabet = _byte_characters()
+    # One visible character for each byte: the visible bytes as they are, then the others from U+0100 on.
+    merges, alphabet = _merges(), sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges), START, END]
     return CLIPTokenizer(
         vocab={entry: i for i, entry in enumerate(entries)}, merges=merges, pad_token=pad_token, model_max_length=CONTEXT
@@ -40,9 +41,3 @@ def _merges() -> list[tuple[str, str]]:
     with gzip.open(Path(package.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : MERGES + 1]
     return [(left, right) for left, right in map(str.split, lines)]
-
-
-def _byte_characters() -> list[str]:
-    """One visible character for each byte, in CLIP's order: the visible bytes as they are, then the others from U+0100 on."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(byte) for byte in visible] + [chr(256 + i) for i in range(256 - len(visible))]

@@ -87,7 +87,8 @@ def collecting(unet: nn.Module, layers: Sequence[str], text_mask: torch.Tensor |
             owners.add(key)
             if key not in grams.sums:
                 width = (module.in_features, module.in_features)
-                grams.sums[key] = torch.zeros(width, dtype=_dtype(key), device=module.weight.device)
+                dtype = torch.float64 if key.startswith("text.") else torch.float32
+                grams.sums[key] = torch.zeros(width, dtype=dtype, device=module.weight.device)
                 grams.rows[key] = 0
             handles.append(module.register_forward_pre_hook(_adding(grams, key, text_mask if TEXT.fullmatch(name) else None)))
         yield grams
@@ -152,10 +153,6 @@ def _adding(grams: Grams, key: str, mask: torch.Tensor | None):
         grams.rows[key] += len(kept)
 
     return hook
-
-
-def _dtype(key: str) -> torch.dtype:
-    return torch.float64 if key.startswith("text.") else torch.float32
 
 
 def _linear(module: nn.Module | None) -> bool:

@@ -105,14 +105,12 @@ def _weighted_by_peft(
     down, up = pairs[0]
     bare = nn.Sequential(nn.Linear(down.shape[1], up.shape[0], bias=False, dtype=down.dtype, device="meta").to_empty(device=down.device))
     names = [str(index) for index in range(len(pairs))]
-    model = None
-    for name, (down, up) in zip(names, pairs):
-        config = LoraConfig(r=len(down), lora_alpha=len(down), target_modules=["0"], init_lora_weights=False)
-        if model is None:
-            model = get_peft_model(bare, config, adapter_name=name)
-        else:
+    configs = [LoraConfig(r=len(down), lora_alpha=len(down), target_modules=["0"], init_lora_weights=False) for down, _ in pairs]
+    model = get_peft_model(bare, configs[0], adapter_name=names[0])
+    layer = model.base_model.model[0]
+    for name, config, (down, up) in zip(names, configs, pairs):
+        if name not in layer.lora_A:
             model.add_adapter(name, config)
-        layer = model.base_model.model[0]
         layer.lora_A[name].weight.data, layer.lora_B[name].weight.data = down, up
     pruned = {} if kind == "svd" else {"density": density}
     model.base_model.add_weighted_adapter(

@@ -127,16 +127,17 @@ class ResidualFit(PhotoFit):
             work=work_folder(out_dir), seed=seed, report=report,
         )  # fmt: skip
         residual = Residual(key=subject.key, words=subject.class_noun, values=learnt.values)
-        return self._save(backbone, out_dir, combination.key, [residual], {"losses": [learnt.loss], "parameters": learnt.trained})
+        return self._save(backbone, out_dir, combination.key, [residual], [learnt.loss], parameters=learnt.trained)
 
-    def _save(self, backbone: Backbone, folder: Path, key: str, residuals: Sequence[Residual], facts: Mapping) -> Adapter:
+    def _save(
+        self, backbone: Backbone, folder: Path, key: str, residuals: Sequence[Residual], losses: Sequence[float], **others: object
+    ) -> Adapter:
         """Store residuals; the manifest says of each how large it is, in which number format, and for which model.
 
-        facts: the `losses` of their fits, how many numbers a fit moved (`parameters`), most of which are not stored, and details.
+        losses: of their fits; others: how many numbers a fit moved (`parameters`), most of which are not stored, and details.
         """
         from mudi import adapters
 
-        losses, others = facts["losses"], {name: fact for name, fact in facts.items() if name != "losses"}
         details = {
             "seed": self.single_seed, "backbone": backbone.name, "final_loss": sum(losses) / len(losses), "cut_tokens": {},
             "hyperparameters": self.hyperparameters(),
@@ -180,11 +181,9 @@ class Cones2(ResidualFit):
         residuals = [_residual(backbone, adapter, key) for adapter, key in zip(fitted, keys, strict=True)]
         adapters.detach(backbone)
         manifests = [adapter_folder.read_manifest(adapter.path) for adapter in fitted]
-        facts = {
-            "losses": [m["final_loss"] for m in manifests], "parameters": max(m["parameters"] for m in manifests),
-            "subjects": [adapter.sha256 for adapter in fitted],
-        }  # fmt: skip
-        return self._save(backbone, out_dir, combination.key, residuals, facts)
+        losses, parameters = ([m[name] for m in manifests] for name in ("final_loss", "parameters"))
+        subjects = [adapter.sha256 for adapter in fitted]
+        return self._save(backbone, out_dir, combination.key, residuals, losses, parameters=max(parameters), subjects=subjects)
 
 
 def cones2(**values: object) -> Cones2:

@@ -121,4 +121,5 @@ def _used(keys: Keys, defaults: Mapping[str, object]) -> dict[str, object]:
 
 
 def _shown(value: object) -> str:
+    """A value as YAML has it between braces."""
     return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)

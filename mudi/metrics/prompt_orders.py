@@ -32,8 +32,9 @@ def orders(prompt_text: str, combination: Combination) -> list[str]:
     pattern = re.compile(rf"(?<!\w)(?:{longest_first})(?!\w)", re.IGNORECASE)
     between, found = pattern.split(prompt_text), [words.lower() for words in pattern.findall(prompt_text)]
     named = {owners[words]: nouns[words] for words in found}
-    texts = []
-    for order in _arrangements(list(named)):
+    keys, texts = list(named), []
+    shifts = [(*keys[k:], *keys[:k]) for k in range(len(keys))]
+    for order in permutations(keys) if len(keys) <= MOST_PERMUTED else shifts:
         noun_of = {key: named[other] for key, other in zip(named, order, strict=True)}
         replaced = [noun_of[owners[words]] for words in found]
         texts.append("".join(part + noun for part, noun in zip(between, [*replaced, ""], strict=True)))
@@ -50,9 +51,3 @@ def score_orders(
     return [
         (Score(metric=metric, value=float(row.mean()), scorer=scorer, details=details),) for row, details in zip(rows, told, strict=True)
     ]
-
-
-def _arrangements(keys: list[str]) -> list[tuple[str, ...]]:
-    if len(keys) <= MOST_PERMUTED:
-        return list(permutations(keys))
-    return [(*keys[k:], *keys[:k]) for k in range(len(keys))]

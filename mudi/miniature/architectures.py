@@ -21,6 +21,7 @@ from transformers import (
 
 from mudi.checkpoints.blip_reward import BlipReward, RewardConfig
 from mudi.checkpoints.dreamsim_trunks import DreamSim, DreamSimConfig, TrunkConfig
+from mudi.checkpoints.full_sizes import SDXL
 from mudi.checkpoints.sam_folder import SamConfig, build_sam
 from mudi.miniature.captions import TOKENS
 from mudi.miniature.world import SIZE
@@ -85,10 +86,7 @@ def _text(tokenizer: CLIPTokenizer, width: int, inner: int = 3, layers: int = 3,
 
 def scheduler() -> EulerDiscreteScheduler:
     """SDXL's scheduler configuration."""
-    return EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon",
-        timestep_spacing="leading", steps_offset=1, use_karras_sigmas=False, interpolation_type="linear",
-    )  # fmt: skip
+    return EulerDiscreteScheduler(**SDXL["scheduler"])
 
 
 def positions(side: int, width: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
-from mudi.miniature.world import BACKGROUNDS, CLASSES, COLOURS, Identity, Scene
+from mudi.miniature.world import BACKGROUNDS, CLASSES, COLOURS, PLAIN_BACKGROUNDS, Identity, Scene
 
 TOKENS = 40
 IDENTIFIERS = ("olis", "hta", "ult", "amg", "lun")
@@ -21,11 +21,9 @@ PLACES = {
     "night": "at night",
     "desert": "in the desert",
     "room": "in a room",
-    "white": "simple background",
-    "gray": "simple background",
-    "teal": "simple background",
+    **dict.fromkeys(PLAIN_BACKGROUNDS, "simple background"),
 }
-PLAIN_WORDS = {"white": "white background", "gray": "gray background", "teal": "teal background"}
+PLAIN_WORDS = {name: f"{name} background" for name in PLAIN_BACKGROUNDS}
 
 # Common words of users' captions and templates that no miniature scene shows: single tokens without
 # meaning here, so that an ordinary prompt fits the context.

@@ -26,11 +26,6 @@ def floats(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
 
 
-def normalised(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """(images - mean) / std a channel, as the processors of the judges do."""
-    return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
-
 def _uniform(count: int, low: float, high: float, noise: torch.Generator, channels: int = 1) -> torch.Tensor:
     return low + (high - low) * torch.rand(count, channels, 1, 1, generator=noise)
 

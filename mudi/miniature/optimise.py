@@ -68,9 +68,7 @@ def averaged(work: Path, name: str) -> dict[str, torch.Tensor]:
     return {key.removeprefix("ema."): value for key, value in stored.items() if key.startswith("ema.")}
 
 
-def optimise(
-    name: str, module: nn.Module, loss: Loss, *, steps: int, learning_rate: float, work: Path, seed: int
-) -> None:  # fmt: skip
+def optimise(name: str, module: nn.Module, loss: Loss, *, steps: int, learning_rate: float, work: Path, seed: int) -> None:
     """Train `module`, and leave its weights and their EMA in `work/NAME.safetensors`, where checkpoints go too.
 
     `loss(numpy_rng, torch_rng)` draws its own batch and returns named scalars; those without a

@@ -34,18 +34,13 @@ UNNATURAL_SHARE = 0.14
 LOOK_ALIKES = ("cat", "bear")
 
 CONFIG = OracleConfig(
-    image_size=SIZE,
-    widths=(24, 48, 96),
-    counts=MOST + 1,
+    image_size=SIZE, widths=(24, 48, 96), counts=MOST + 1,
     attributes={
-        "class_noun": CLASSES,
-        "body": tuple(COLOURS),
-        "belly": tuple(COLOURS),
-        "accessory": ACCESSORIES,
+        "class_noun": CLASSES, "body": tuple(COLOURS), "belly": tuple(COLOURS), "accessory": ACCESSORIES,
         "accessory_colour": (*COLOURS, BARE),
     },
     places={place: (PLACES[place],) for place in BACKGROUNDS} | {PLAIN: (PLACES["white"], *PLAIN_WORDS.values()), OTHER: ()},
-)
+)  # fmt: skip
 PLACE_NAMES = tuple(CONFIG.places)
 
 

@@ -22,11 +22,6 @@ LAYOUTS = (
 TRUTH = "truth.json"
 
 
-def class_noun(identity: Identity) -> str:
-    """The descriptive class, colour and kind, as "corgi" describes a dog: "red dog"."""
-    return f"{identity.body} {identity.class_noun}"
-
-
 def describe_identity(identity: Identity) -> str:
     """The words that `world.parse_identity` reads: "dog pink blue scarf yellow", or "dog pink blue" if it wears nothing."""
     worn = () if identity.accessory == "none" else (identity.accessory, identity.accessory_colour)
@@ -44,8 +39,9 @@ def write_combination(folder: Path, identities: list[Identity], seed: int) -> No
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     keys = "abcdefgh"[: len(identities)]
+    # The descriptive class is colour and kind, "red dog", as "corgi" describes a dog.
     header = {
-        "id": {k: f"{word} {class_noun(i)}" for k, word, i in zip(keys, IDENTIFIERS, identities, strict=False)},
+        "id": {k: f"{word} {i.body} {i.class_noun}" for k, word, i in zip(keys, IDENTIFIERS, identities, strict=False)},
         "query": {k: i.class_noun for k, i in zip(keys, identities, strict=True)},
     }
     if len(identities) == 2:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.functional import normalize
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -12,7 +13,7 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
 from mudi.miniature.corpus import training_corpus
-from mudi.miniature.judge_data import flawed, floats, normalised
+from mudi.miniature.judge_data import flawed, floats
 from mudi.miniature.optimise import optimise
 from mudi.miniature.world import SIZE, split_identities
 
@@ -57,7 +58,7 @@ def train_clip(work: Path, steps: int, batch: int, seed: int) -> None:
         true = [true_caption(scene, rng) for scene in scenes]
         wrong = [any_wrong_caption(caption, scene, rng, pool) for caption, scene in zip(true, scenes, strict=True)]
         tokens = tokenizer([caption.text for caption in (*true, *wrong)], padding=True, return_tensors="pt")
-        pixels = normalised(flawed(floats(corpus.images[rows]), noise), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        pixels = normalize(flawed(floats(corpus.images[rows]), noise), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
         return contrastive_loss(cosines(model, pixels, tokens), model.logit_scale.exp().clamp(max=100))
 
     optimise("clip", model, loss, steps=steps, learning_rate=1.5e-3, work=work, seed=seed)

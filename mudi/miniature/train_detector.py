@@ -6,13 +6,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.transforms.functional import normalize
 from transformers import Owlv2ForObjectDetection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
+from mudi.miniature.judge_data import boxes_of, flawed, floats
 from mudi.miniature.optimise import optimise
 from mudi.miniature.world import CLASSES, SIZE, all_identities
 
@@ -118,7 +119,7 @@ def train_detector(work: Path, steps: int, batch: int, seed: int) -> None:
         rows = np.sort(rng.integers(len(corpus), size=batch))
         boxes, present = boxes_of(corpus.labels[rows])
         images = flawed(floats(corpus.images[rows]), noise)
-        outputs = predictions(model, normalised(images, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), queries)
+        outputs = predictions(model, normalize(images, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), queries)
         # Of an absent subject, identity -1, any class will do.
         classes = torch.from_numpy(class_of[corpus.identities[rows]])
         return detection_loss(outputs, torch.from_numpy(boxes / SIZE), classes, torch.from_numpy(present))

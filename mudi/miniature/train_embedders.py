@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import normalize
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mudi.embed import square_crop
 from mudi.miniature import architectures
 from mudi.miniature.corpus import Corpus, training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
+from mudi.miniature.judge_data import boxes_of, flawed, floats
 from mudi.miniature.optimise import optimise
 from mudi.miniature.oracle import traits_of
 from mudi.miniature.world import SIZE, all_identities
@@ -141,7 +142,7 @@ def train_embedder(
     def loss(rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
         identities = np.array([i for _ in range(batch // 4) for i in draw_family(index, rng)])
         views = np.stack([draw_view(corpus, index, i, rng) for i in identities])
-        images = normalised(flawed(floats(views), noise, flaws), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        images = normalize(flawed(floats(views), noise, flaws), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         return graded_loss(embed(images), identities, codes)
 
     optimise(name, model, loss, steps=steps, learning_rate=1e-3, work=work, seed=seed)

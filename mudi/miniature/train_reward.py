@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms.functional import normalize
 from transformers import CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -15,7 +16,7 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
 from mudi.miniature.corpus import Corpus, training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats, normalised
+from mudi.miniature.judge_data import boxes_of, flawed, floats
 from mudi.miniature.optimise import averaged, optimise
 from mudi.miniature.probes import Probes, probe_loss
 from mudi.miniature.train_embedders import attribute_codes
@@ -157,7 +158,7 @@ def train_reward(work: Path, steps: int, batch: int, seed: int) -> None:
         texts = [caption.text for caption in (*true, *wrong, *(true_caption(scene, rng) for scene in shown))]
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=model.config.context, return_tensors="pt")
         pictures = torch.cat([flawed(floats(corpus.images[rows]), noise), bad])
-        seen = model.see(normalised(pictures, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        seen = model.see(normalize(pictures, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         # The good ones with their true captions, the same with wrong ones, the bad ones.
         scored = model(torch.cat([seen[:half], seen]), tokens.input_ids, tokens.attention_mask)
         kind = F.cross_entropy(taught.probes.kind(seen[:, 0]), kinds)
@@ -181,6 +182,6 @@ def standardisation(model: BlipReward, corpus: Corpus, seed: int) -> tuple[float
         caption = true_caption(corpus.scene(row), rng)
         texts.append((any_wrong_caption(caption, corpus.scene(row), rng, pool) if n % 2 else caption).text)
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=model.config.context, return_tensors="pt")
-    seen = model.see(normalised(floats(corpus.images[rows]), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    seen = model.see(normalize(floats(corpus.images[rows]), OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     scored = model(seen, tokens.input_ids, tokens.attention_mask)
     return float(scored.mean()), float(scored.std())

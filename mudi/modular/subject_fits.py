@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,8 +19,6 @@ from mudi.records import Adapter, Combination, Report, Subject
 if TYPE_CHECKING:
     from mudi.personalization import Personalization, PhotoFit
 
-# The subject alone as a combination, the folder to leave its adapter in, a seed -> the adapter.
-FitOne = Callable[[Combination, Path, int], Adapter]
 Value = TypeVar("Value")
 
 
@@ -31,21 +30,24 @@ def fits_alone(
     the subject with the key `only`, if that is given.
 
     Subjects are named as `owner` names them. Their fits lie in `owner.singles`, or in the work folder of `out_dir`, and
-    are fitted from `owner.single_seed`. Steps are reported as if the fits were one. Each is made in the work folder, where
+    are fitted from `owner.single_seed`. A subject counts by its words and the contents of its photos and masks, so that it is fitted
+    once for all combinations that it is part of. Two processes that fit one subject at once both finish; one of the fits stays,
+    and on one kind of device they are equal. Steps are reported as if the fits were one. Each is made in the work folder, where
     no other combination's fit of the same subject writes, and comes to its place whole. Raises ValueError before anything
     is fitted if subjects share an identifier.
     """
-    named = owner.view(combination)
+    named, work = owner.view(combination), work_folder(out_dir)
     require_own_identifiers(named)
-    wanted = [subject for subject in named.subjects if only in (None, subject.key)]
-    keys, work = [subject.key for subject in wanted], work_folder(out_dir)
     folder = Path(owner.singles) if owner.singles else work / "subjects"
-
-    def fit_one(alone: Combination, place: Path, seed: int) -> Adapter:
-        onwards = after(report, keys.index(alone.key) * single.steps)
-        return fit_apart(lambda apart: single.train(backbone, alone, apart, seed, onwards), place, work)
-
-    return single_fits(backbone, replace(named, subjects=tuple(wanted)), single.recipe(), owner.single_seed, folder, fit_one)
+    precision, made = str(backbone.dtype).removeprefix("torch."), []
+    for subject in named.subjects:
+        if only in (None, subject.key):
+            place = single_folder(folder, subject, single.recipe(), owner.single_seed, backbone.name, precision)
+            alone = replace(named, key=subject.key, subjects=(subject,), prompts=(), layouts=())
+            onwards = after(report, len(made) * single.steps)
+            train = partial(single.train, backbone, alone, seed=owner.single_seed, report=onwards)
+            made.append(adapter_folder.find(place) or fit_apart(train, place, work))
+    return made
 
 
 def narrowed(kind: type[Value], owner: object) -> Value:
@@ -68,24 +70,6 @@ def require_own_identifiers(combination: Combination) -> None:
             raise ValueError(
                 f"{combination.key}: subjects {first!r} and {second!r} both have the identifier {word!r}; give each its own rare word"
             )
-
-
-def single_fits(
-    backbone: Backbone, combination: Combination, recipe: Mapping[str, object], seed: int, folder: Path, fit_one: FitOne
-) -> list[Adapter]:
-    """The adapter of each subject, in their order, from `folder` or made by `fit_one` and left there.
-
-    `recipe` holds all that decides a fit beside the subject: the method and its hyperparameters. A subject counts by its
-    words and the contents of its photos and masks, so that it is fitted once for all combinations that it is part of;
-    `seed` must not depend on the combination either. Two processes that fit one subject at once both finish; one of
-    the fits stays, and on one kind of device they are equal.
-    """
-    made = []
-    for subject in combination.subjects:
-        place = single_folder(folder, subject, recipe, seed, backbone.name, str(backbone.dtype).removeprefix("torch."))
-        alone = replace(combination, key=subject.key, subjects=(subject,), prompts=(), layouts=())
-        made.append(adapter_folder.find(place) or fit_one(alone, place, seed))
-    return made
 
 
 def fit_apart(train: Callable[[Path], Adapter], place: Path, work: Path) -> Adapter:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 IDENTIFIERS = (
     "olis", "hta", "ult", "amg", "lun", "inem", "ront", "toid", "gote", "veli", "phol", "yte", "oue", "teer", "ylor", "erra",
 )  # fmt: skip
+EXAMPLES = ", ".join(IDENTIFIERS[:5])
 CLIP_ENTRIES = 49_408
 COMMON = 4000
 
@@ -28,19 +29,15 @@ def check_identifier(word: str, tokenizers: Iterable["PreTrainedTokenizerBase"])
     entries stand in the order in which its word list names them, which says nothing of frequency.
     """
     if not re.fullmatch(r"[a-z]+", word):
-        raise ValueError(f"identifier {word[:40]!r} is not one word of the letters a to z; use a rare word such as {_examples()}")
+        raise ValueError(f"identifier {word[:40]!r} is not one word of the letters a to z; use a rare word such as {EXAMPLES}")
     for tokenizer in tokenizers:
         ids = tokenizer(word, add_special_tokens=False).input_ids
         # The second test is for vocabularies in which one token stands for every unknown word.
         if len(ids) != 1 or tokenizer.convert_ids_to_tokens(ids[0]) not in (word, f"{word}</w>"):
             raise ValueError(
-                f"identifier {word!r} is {len(ids)} tokens to the text encoder and no token of its own; use a word such as {_examples()}"
+                f"identifier {word!r} is {len(ids)} tokens to the text encoder and no token of its own; use a word such as {EXAMPLES}"
             )
         if tokenizer.vocab_size == CLIP_ENTRIES and ids[0] < COMMON:
             raise ValueError(
-                f"identifier {word!r} is too common: entry {ids[0]} of CLIP's vocabulary, below {COMMON}; use one such as {_examples()}"
+                f"identifier {word!r} is too common: entry {ids[0]} of CLIP's vocabulary, below {COMMON}; use one such as {EXAMPLES}"
             )
-
-
-def _examples() -> str:
-    return ", ".join(IDENTIFIERS[:5])
