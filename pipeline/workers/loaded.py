@@ -69,23 +69,19 @@ class Loaded:
         adapters.detach(backbone)
 
     def detector(self, name: str) -> "Detector":
-        from mudi import models
-
-        return self._scorer(("detector", name), lambda: models.load_detector(name, self.device))
+        return self._scorer("detector", name)
 
     def embedder(self, kind: str, name: str) -> "Embedder":
-        from mudi import models
-
-        return self._scorer(("embedder", kind, name), lambda: models.load_embedder(kind, name, self.device))
+        return self._scorer("embedder", kind, name)
 
     def segmenter(self, name: str) -> "SamPredictor":
+        return self._scorer("segmenter", name)
+
+    def _scorer(self, role: str, *names: str) -> Any:
         from mudi import models
 
-        return self._scorer(("segmenter", name), lambda: models.load_segmenter(name, self.device))
-
-    def _scorer(self, key: tuple, load: Callable[[], Any]) -> Any:
-        self.scorers.add(key)
-        return self.once(key, load)
+        self.scorers.add((role, *names))
+        return self.once((role, *names), lambda: getattr(models, f"load_{role}")(*names, self.device))
 
     def make_room_for_a_fit(self) -> None:
         """Move the scorers to the CPU where the GPU is too small for both (`ROOM_FOR_BOTH`)."""

@@ -23,13 +23,10 @@ LABEL = "masks"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskJob:
+class MaskJob(Asked):
     """A photo to cut its subject out of; box and points by hand replace what the detector answers to `query`."""
 
     photo: str
-    query: str
-    box: tuple[float, float, float, float] | None = None
-    points: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +68,13 @@ def batches(jobs: Sequence[MaskJob]) -> Iterator[list[MaskJob]]:
 def make_masks(detector, segmenter, jobs: Sequence[MaskJob], threshold: float) -> list[MadeMask]:
     """The masks of one batch, with models that are loaded."""
     images = [read_image(Path(job.photo)) for job in jobs]
-    asked = [Asked(query=job.query, box=job.box, points=job.points) for job in jobs]
     return [
         MadeMask(
             png=None if cutout.mask is None else mask_png(cutout.mask),
             boxes=tuple((found.confidence, found.box_xyxy) for found in cutout.boxes),
             doubts=cutout.doubts,
         )
-        for cutout in cut_out(detector, segmenter, images, asked, threshold)
+        for cutout in cut_out(detector, segmenter, images, jobs, threshold)
     ]
 
 
