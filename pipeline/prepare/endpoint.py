@@ -4,8 +4,6 @@ The client is one POST of httpx2 rather than the openai package, which follows r
 size, retries with waits of its own and takes settings from the environment.
 """
 
-import base64
-import io
 import re
 import ssl
 import time
@@ -23,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from mudi.user_files.descriptions import quoted
+from pipeline.templates.page import picture_address
 from pipeline.workers.failure import RunFailedError
 
 LARGEST_REPLY = 1_000_000  # bytes; forty prompts are 4,000
@@ -123,9 +122,7 @@ def data_url(image: np.ndarray) -> str:
     """The photo as a data: URL of a JPEG, scaled down to 768 pixels on its longer side if it is larger."""
     picture = Image.fromarray(image)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return picture_address(picture, "JPEG", quality=90)
 
 
 def _persistent(endpoint: Endpoint, request: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ Benchmarks are compared arm by arm, self-training runs round by round. Runs of d
 seeds are refused, since their differences would not come from the methods.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from mudi.text.prompts import WATCHED
 from pipeline.report.scores import DRIFT, load_scores
-from pipeline.report.statistics import KEYS, Estimate, NothingInCommonError, difference, paired_bootstrap, show
+from pipeline.report.statistics import KEYS, Estimate, difference, paired_bootstrap, show
 from pipeline.report.text import bare_table, wide_console
 from pipeline.tables import store
 from pipeline.tables.run_folder import read_run
@@ -68,16 +68,8 @@ def compare(
     return found
 
 
-def print_comparison(
-    run_a: Path,
-    run_b: Path,
-    metric: str | None = None,
-    method_a: str | None = None,
-    method_b: str | None = None,
-    console: Console | None = None,
-) -> None:
+def print_comparison(run_a: Path, run_b: Path, results: Sequence[Compared], console: Console | None = None) -> None:
     """Prints the results of `compare` as a table."""
-    results = compare(run_a, run_b, metric, method_a, method_b)
     console = console or wide_console()
     table = bare_table(f"B minus A, mean and 95 % interval of pairs of one seed. A: {run_a}, B: {run_b}")
     rounds = any(result.round is not None for result in results)
@@ -95,9 +87,8 @@ def _compare_arms(a: pd.DataFrame, b: pd.DataFrame, method_a: str, method_b: str
     label = method_a if method_a == method_b else f"{method_b} minus {method_a}"
     groups_a, groups_b = (dict(tuple(frame.groupby(["metric", "round"], sort=False))) for frame in (a, b))
     for name, round in [key for key in groups_a if key in groups_b and metric in (None, key[0])]:
-        try:
-            pairs = difference(groups_b[name, round], groups_a[name, round], (*KEYS, "seed"))
-        except NothingInCommonError:
+        pairs = difference(groups_b[name, round], groups_a[name, round], (*KEYS, "seed"))
+        if not len(pairs.frame):
             continue
         estimate = paired_bootstrap(pairs.frame)
         yield Compared(

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.tables import store
-from pipeline.templates.page import webp_address
+from pipeline.templates.page import picture_address
 
 BUDGET = 24_000_000  # bytes of pictures with their scores; tables, charts and lists then keep a page below 30 MB
 SEEDS = 3
@@ -115,7 +115,7 @@ def data_address(png: bytes, side: int) -> str:
     if max(image.size) < TINY:
         return f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return webp_address(image, QUALITY)
+    return picture_address(image, "WEBP", QUALITY)
 
 
 def picture_grids(

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from pipeline.report.records import Benchmark, Cell, Claim, Cost, Table, Validity, Verdict
 from pipeline.report.scores import DRIFT, Plan, expected, gaps, join_scores, load_fits, load_images, read_plan, undefined
-from pipeline.report.statistics import Estimate, NothingInCommonError, difference, paired_bootstrap, validity, wilson
-from pipeline.report.text import print_tables
+from pipeline.report.statistics import Estimate, difference, paired_bootstrap, validity, wilson
 from pipeline.tables.run_folder import read_run
 
 RATES = ("count_correct", "oracle_success", "oracle_place")
@@ -39,7 +37,6 @@ PUBLISHED = {
     "mudi_without_initialization": (0.291, None, 0.195, None, None, None, None),
     "mudi_without_descriptive_class": (0.378, None, 0.271, None, None, None, None),
 }
-NOT_IN_THE_PAPER = (None,) * len(PAPER_SCORES)
 # Score -> (Spearman, AUROC) against people's good or bad, Fig. 10.
 PUBLISHED_VALIDITY = {
     "image_dreamsim": (0.179, 0.606),
@@ -75,11 +72,6 @@ def benchmark(run_dir: Path) -> Benchmark:
     )
 
 
-def print_benchmark(run_dir: Path, console: Console | None = None) -> None:
-    """Prints the tables of a benchmark, finished or not: its cells, claims, validity, costs and gaps."""
-    print_tables(benchmark(run_dir), console)
-
-
 def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
     """The verdict on the claim that better minus worse, of which `estimate` is given, exceeds -margin."""
     if estimate.low is None or estimate.high is None:
@@ -108,7 +100,7 @@ def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set
         estimate=paired_bootstrap(pd.concat(groups.values())) if whole else None,
         per_combination=_per_combination(plan, groups),
         missing=sum(wanted.values()) - sum(map(len, groups.values())),
-        published=dict(zip(PAPER_SCORES, PUBLISHED.get(method, NOT_IN_THE_PAPER), strict=True)).get(metric),
+        published=dict(zip(PAPER_SCORES, PUBLISHED.get(method, ()))).get(metric),
         rates={key: rates[key] for key in plan.combinations if key in rates},
     )
 
@@ -132,14 +124,9 @@ def _claim(plan: Plan, scores: pd.DataFrame, settings: Mapping[str, Any], higher
     mine = scores[scores["metric"] == metric]
     wanted = [key for key in plan.combinations if expected(plan, metric, key, undefined(mine))]
     arms = [mine[(mine["method"] == method) & mine["combination"].isin(wanted)] for method in (better, worse)]
-    groups: dict[str, pd.DataFrame] = {}
-    try:
-        frame = difference(*arms).frame
-    except NothingInCommonError:
-        frame = None
-    if frame is not None:
-        frame = frame.assign(value=frame["value"] if higher_is_better else -frame["value"])
-        groups = dict(tuple(frame.groupby("combination")))
+    frame = difference(*arms).frame
+    frame = frame.assign(value=frame["value"] if higher_is_better else -frame["value"])
+    groups = dict(tuple(frame.groupby("combination")))
     estimate = paired_bootstrap(frame) if groups and set(groups) == set(wanted) else None
     return Claim(
         text=settings["text"],
@@ -163,17 +150,8 @@ def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validit
         if metric.startswith(ORACLE) or not len(both):
             continue
         correlation, area = validity(both.assign(value=both["value"] if higher_is_better else -both["value"]))
-        published = PUBLISHED_VALIDITY.get(metric, (None, None))
-        found.append(
-            Validity(
-                metric=metric,
-                images=len(both),
-                spearman=correlation,
-                auroc=area,
-                published_spearman=published[0],
-                published_auroc=published[1],
-            )
-        )
+        papers = dict(zip(("published_spearman", "published_auroc"), PUBLISHED_VALIDITY.get(metric, (None, None))))
+        found.append(Validity(metric=metric, images=len(both), spearman=correlation, auroc=area, **papers))
     return found
 
 
