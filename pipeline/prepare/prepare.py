@@ -43,7 +43,6 @@ class Prepared:
     file: SubjectsFile
     photos: tuple[PreparedPhoto, ...]
     scan: Scan | None
-    skipped: tuple[Skipped, ...]
     renewed: int
     removed: tuple[str, ...]
     notes: tuple[str, ...]
@@ -96,9 +95,7 @@ def prepare(
         (staged / FILE_NAME).write_bytes(record_bytes(record))
         (staged / METADATA).write_text(_metadata(words, photos), encoding="utf-8")
         removed = tuple(sorted(set(record.photos) - {photo.name for photo in photos}))
-        prepared = Prepared(
-            out=out, file=words, photos=photos, scan=found, skipped=record.skipped, renewed=renewed, removed=removed, notes=tuple(notes),
-        )  # fmt: skip
+        prepared = Prepared(out=out, file=words, photos=photos, scan=found, renewed=renewed, removed=removed, notes=tuple(notes))
         write_sheets(staged, out.name, words, photos, record.skipped, removed)
         stale += _preview(prepared, staged)
         _put_in_place(staged, out, [name for name in stale if name not in {photo.mask_name for photo in photos}])
@@ -196,7 +193,7 @@ def _combination(prepared: Prepared) -> Combination:
     subjects = []
     for key, entry in prepared.file.subjects.items():
         own = [photo for photo in prepared.photos if photo.subject == key and photo.mask is not None]
-        references = tuple(Reference(image_path=photo.path, mask_path=photo.mask, caption=photo.caption) for photo in own)
+        references = tuple(Reference(image_path=photo.path, mask_path=photo.mask, caption=photo.entry.caption) for photo in own)
         subjects.append(
             Subject(key=key, identifier=entry.identifier, class_noun=entry.class_noun, detection_query=entry.query, references=references)
         )
@@ -208,7 +205,7 @@ def _metadata(file: SubjectsFile, photos: tuple[PreparedPhoto, ...]) -> str:
     if file.layouts:
         header["layouts"] = [{key: list(layout[key]) for key in file.subjects} for layout in file.layouts]
     lines = [
-        {"id": photo.subject, "file_name": photo.name, "mask_path": photo.mask_name, "text": photo.caption}
+        {"id": photo.subject, "file_name": photo.name, "mask_path": photo.mask_name, "text": photo.entry.caption}
         for photo in photos
         if photo.mask is not None
     ]

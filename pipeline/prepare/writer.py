@@ -74,7 +74,7 @@ def templates_writer() -> Writer:
         source="templates",
         describe=lambda images, noun: noun,
         caption=lambda image, phrase: f"A photo of a {phrase}.",
-        prompts=_own_templates,
+        prompts=lambda phrases, count: list(TEMPLATES[:count]),
         layouts=lambda phrases, count: [],
     )
 
@@ -169,8 +169,6 @@ def _caption(ask: Ask, image: "np.ndarray", phrase: str) -> str:
 
 
 def _prompts(ask: Ask, phrases: Sequence[str], count: int) -> list[str]:
-    if count == 0:
-        return []
     question = (
         f"An image model will draw these subjects together: {_listed(phrases)}. Write {count} different prompts for it, each a plain "
         "scene of at most 20 words that suits all of them. Write {subjects} for the subjects, once in each prompt, and do not name "
@@ -181,8 +179,6 @@ def _prompts(ask: Ask, phrases: Sequence[str], count: int) -> list[str]:
 
 
 def _layouts(ask: Ask, phrases: Mapping[str, str], count: int) -> list[Layout]:
-    if count == 0:
-        return []
     named = "; ".join(f'"{key}" is a {phrase}' for key, phrase in phrases.items())
     question = (
         f"An image shows these subjects together on a canvas {CANVAS} wide and {CANVAS} high, x to the right, y downwards: {named}. "
@@ -242,14 +238,6 @@ def _checked_layouts(reply: _Layouts, phrases: Mapping[str, str], count: int) ->
     if len(layouts) < count:
         raise ValueError(f"there are {len(layouts)} layouts; {count} were asked for")
     return layouts
-
-
-def _own_templates(phrases: Sequence[str], count: int) -> list[str]:
-    if count > len(TEMPLATES):
-        raise ValueError(
-            f"there are {len(TEMPLATES)} templates and {count} prompts were asked for; ask for fewer or let a model write them"
-        )
-    return list(TEMPLATES[:count])
 
 
 def _listed(phrases: Sequence[str]) -> str:
