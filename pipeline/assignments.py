@@ -12,7 +12,6 @@ from mudi.options import Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
-from mudi.text.prompts import require_named
 from mudi.user_files.requirements import require
 from pipeline import plan
 from pipeline.phases import Chosen
@@ -34,7 +33,7 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     require("method", method, combination, config.models.backbone, masks=config.rounds > 0)
     templates = templates_of(config, combination.key)
     named = named_prompts(config, combination, templates)
-    require_named("method", method, combination, [*templates, *config.watched_prompts])
+    prompts.require_named("method", method, combination, [*templates, *config.watched_prompts])
     return named
 
 

@@ -11,7 +11,6 @@ all its rates depend on (backbone, precision, resolution, threads), the rest sta
     png                                          bytes a picture
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mudi.adapter_size import known_architecture
+from pipeline.arms import digest
 from pipeline.assignments import located
 from pipeline.ready import Config
 from pipeline.settings.config import workers_of
@@ -59,7 +59,7 @@ def settings_of(config: Config) -> dict:
 
 def calibrations(config: Config) -> list[Calibration]:
     """Every stored calibration for the settings of this run file, by device. ValueError for a file that cannot be read."""
-    return [_read(path) for path in sorted(run_folder(config.runs, FOLDER).glob(f"*-{_digest(settings_of(config))}.json"))]
+    return [_read(path) for path in sorted(run_folder(config.runs, FOLDER).glob(f"*-{digest(settings_of(config))}.json"))]
 
 
 def find(config: Config, device: str) -> Calibration:
@@ -72,7 +72,7 @@ def store(config: Config, device: str, rates: Mapping[str, Rate]) -> Path:
     slug, settings = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-"), settings_of(config)
     together = {name: asdict(rate) for name, rate in sorted({**find(config, device).rates, **rates}.items())}
     content = {"version": VERSION, "device": device, "settings": settings, "rates": together}
-    return publish(run_folder(config.runs, FOLDER), f"{slug}-{_digest(settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
+    return publish(run_folder(config.runs, FOLDER), f"{slug}-{digest(settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
 
 
 def scorer_names(config: Config) -> tuple[str, str]:
@@ -85,10 +85,6 @@ def judge_name(config: Config, *metrics: str) -> str:
     """The name of the rate of metrics at once, with the models beside the run's own, whose sizes decide."""
     used = sorted(f"{key}={located(name)}" for key, name in config.models.model_extra.items())
     return f"judge {' + '.join(sorted(metrics))} {' '.join(used)}".strip()
-
-
-def _digest(settings: Mapping) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read(path: Path) -> Calibration:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError, create_model
 
 from mudi.user_files.descriptions import quoted
 from pipeline.templates.page import picture_address
@@ -76,16 +76,8 @@ class RefusedFormatError(Exception):
     """The server does not understand the request as it is; its text says why."""
 
 
-class _Message(BaseModel):
-    content: str
-
-
-class _Choice(BaseModel):
-    message: _Message
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice]
+_Choice = create_model("_Choice", message=create_model("_Message", content=str))
+_Completion = create_model("_Completion", choices=list[_Choice])
 
 
 def answer(endpoint: Endpoint, model: str, messages: Sequence[Message], schema: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from mudi.records import CANVAS
 from mudi.user_files.descriptions import Mistakes, ask_until_valid, checked_caption, checked_class, checked_templates, correction
@@ -112,18 +112,9 @@ def endpoint_writer(address: str, key: str | None, vision_model: str, language_m
     )
 
 
-class _Class(BaseModel):
-    descriptive_class: str
-
-
-class _Caption(BaseModel):
-    caption: str
-
-
-class _Prompts(BaseModel):
-    prompts: list[str]
-
-
+_Class = create_model("_Class", descriptive_class=str)
+_Caption = create_model("_Caption", caption=str)
+_Prompts = create_model("_Prompts", prompts=list[str])
 Coordinate = Annotated[float, Field(ge=0, le=CANVAS, allow_inf_nan=False)]
 
 
@@ -137,12 +128,7 @@ class _Box(BaseModel):
     y_max: Coordinate
 
 
-class _Layout(BaseModel):
-    boxes: list[_Box]
-
-
-class _Layouts(BaseModel):
-    layouts: list[_Layout]
+_Layouts = create_model("_Layouts", layouts=list[create_model("_Layout", boxes=list[_Box])])
 
 
 # (the task's name for an error, question, form of the answer, its check, photos) -> the answer as its check returns it.

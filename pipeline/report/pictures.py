@@ -154,8 +154,7 @@ def picture_grids(
 
 def _side(pictures: int, budget: int) -> int:
     """The largest width and height at which one seed of every method, prompt and combination fits, else the least."""
-    fitting = [side for side in SIDES if pictures * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget]
-    return fitting[0] if fitting else SIDES[-1]
+    return next((side for side in SIDES if pictures * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget), SIDES[-1])
 
 
 def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[Any, str]]:
@@ -170,11 +169,8 @@ def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[An
 def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, Scores]:
     """candidate_id -> its scores, sorted by name."""
     frame = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"]).to_pandas()
-    frame = frame[frame["candidate_id"].isin(set(candidate_ids))].sort_values(["candidate_id", "metric"])
-    found: dict[str, dict[str, tuple[float | None, dict[str, Any]]]] = {}
-    for row in frame.itertuples(index=False):
-        found.setdefault(row.candidate_id, {})[row.metric] = judgement(row)
-    return found
+    groups = frame[frame["candidate_id"].isin(candidate_ids)].sort_values("metric").groupby("candidate_id")
+    return {candidate_id: {row.metric: judgement(row) for row in group.itertuples(index=False)} for candidate_id, group in groups}
 
 
 def _rows(shown: Sequence[tuple[Any, Picture]], combinations: Sequence[str]) -> dict[str, tuple[Row, ...]]:

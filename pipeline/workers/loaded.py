@@ -85,22 +85,17 @@ class Loaded:
 
     def make_room_for_a_fit(self) -> None:
         """Move the scorers to the CPU where the GPU is too small for both (`ROOM_FOR_BOTH`)."""
-        if self._is_small():
-            self._move("cpu")
+        self._move("cpu")
 
     def bring_scorers_back(self) -> None:
         """Undo `make_room_for_a_fit`."""
-        if self._is_small():
-            self._move(self.device)
-
-    def _is_small(self) -> bool:
-        if self.device != "cuda":
-            return False
-        import torch
-
-        return torch.cuda.get_device_properties(0).total_memory < ROOM_FOR_BOTH
+        self._move(self.device)
 
     def _move(self, device: str) -> None:
-        for key in self.scorers & set(self.kept):
-            model = self.kept[key]
-            getattr(model, "model", model).to(device)
+        if self.device != "cuda":
+            return
+        import torch
+
+        if torch.cuda.get_device_properties(0).total_memory < ROOM_FOR_BOTH:
+            for model in [self.kept[key] for key in self.scorers & set(self.kept)]:
+                getattr(model, "model", model).to(device)
