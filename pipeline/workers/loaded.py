@@ -31,12 +31,6 @@ class Loaded:
         self.worn: str | None = None
         self.scorers: set[tuple] = set()
 
-    def fix_threads(self) -> None:
-        """Compute with the worker's own number of threads. torch keeps the number for each thread of a process."""
-        import torch
-
-        torch.set_num_threads(self.threads)
-
     def once(self, key: tuple, load: Callable[[], Any]) -> Any:
         """The value that `load` gives, kept under `key`."""
         if key not in self.kept:

@@ -19,7 +19,6 @@ BATCH = 8
 # A detector copies each photo as float32 several times; 32 MP are 0.4 GB a copy.
 BATCH_PIXELS = 32_000_000
 Progress = Callable[[str, int, int], None]
-LABEL = "masks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +104,7 @@ def mask_all(do: Callable, settings: MaskSettings, jobs: Sequence[MaskJob], prog
 
     def received(piece: MaskBatch, masks: list[MadeMask]) -> None:
         made[piece.index] = masks
-        progress(LABEL, sum(map(len, made.values())), len(jobs))
+        progress("masks", sum(map(len, made.values())), len(jobs))
 
     if failures := do(pieces, received):
         raise RunFailedError(f"{failures[0].piece.label}: no masks: {failures[0].reason}") from failures[0].error

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +17,8 @@ SECONDS_BETWEEN_LOOKS = 5.0
 RESET_PEAK = "5"  # what /proc/self/clear_refs takes to begin the peak of resident memory anew
 
 
-@dataclass
-class Peak:
-    """The highest total seen, in bytes. Shared pages count once (PSS) where the system tells, else private ones (USS)."""
-
-    bytes: int = 0
-
-
 def _memory_of(process: psutil.Process) -> int:
+    """Bytes in memory. Shared pages count once (PSS) where the system tells, else private ones (USS)."""
     try:
         told = process.memory_full_info()
         return getattr(told, "pss", told.uss)
@@ -66,20 +59,22 @@ def _resident_peak() -> int:
 
 
 @contextmanager
-def peak_memory() -> Iterator[Peak]:
-    """A `Peak` that is looked at every five seconds until the block ends; a shorter rise is missed."""
-    peak, stop = Peak(), threading.Event()
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """A function that tells the highest total in bytes, which is looked at every five seconds until the block ends; a shorter rise is
+    missed."""
+    peak, stop = 0, threading.Event()
 
     def look() -> None:
+        nonlocal peak
         while True:
-            peak.bytes = max(peak.bytes, total_memory())
+            peak = max(peak, total_memory())
             if stop.wait(SECONDS_BETWEEN_LOOKS):
                 return
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield lambda: peak
     finally:
         stop.set()
         thread.join()
