@@ -38,17 +38,9 @@ def candidate_seed(run_seed: int, combination: str, prompt_id: str, round: int, 
 
 
 def plan_round(
-    *,
-    run: str,
-    run_seed: int,
-    method: str,
-    combination: Combination,
-    adapter: Adapter,
-    round: int,
-    candidates: int,
-    watched_images: int,
-    batch: int,
-) -> list[Chunk]:
+    *, run: str, run_seed: int, method: str, combination: Combination, adapter: Adapter, round: int, candidates: int,
+    watched_images: int, batch: int,
+) -> list[Chunk]:  # fmt: skip
     """All chunks of one combination in one round, in the order of its prompts.
 
     `candidates` are spread over the prompts as evenly as they go, earlier prompts taking one more where

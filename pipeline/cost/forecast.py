@@ -17,7 +17,6 @@ from pipeline.cost.price import Price, price, workers_at_once
 from pipeline.phases import Progress
 from pipeline.ready import Ready
 from pipeline.tables import journal
-from pipeline.tables.journal import read_events
 from pipeline.tables.read import read_file
 from pipeline.workers.fit_job import read_cost
 
@@ -129,7 +128,7 @@ def measure(run: Ready, before: Workload, since: float, found: Measured) -> Meas
     workers, judged = workers_at_once(run.config.cluster), []
     _chunks(run, since, found, workers)
     recipes = {task.place: task for task in before.tasks("priors")}
-    for event in read_events(run.run_dir, since):
+    for event in journal.read_events(run.run_dir, since):
         match event:
             case {"event": "priors", "folder": str(folder), "batch": int(batch)} if folder in recipes:
                 noted = json.loads((run.run_dir.parent / FOLDER / folder / f"batch-{batch:04d}" / MANIFEST).read_text())
@@ -149,7 +148,7 @@ def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
     # Chunks are named after the adapters that draw them, so only afterwards is known which are which.
     for phase in workload_of(run).phases:
         tasks = {task.place: task for task in phase.tasks if task.stage == "draw"}
-        for event in read_events(phase.run_dir, since) if tasks else ():
+        for event in journal.read_events(phase.run_dir, since) if tasks else ():
             match event:
                 case {"event": "chunk", "chunk": str(name), "seconds": {"began": float(began), "generate": _, "detect": _, "compare": _}}:
                     chunks += [(began, name, phase.run_dir, tasks[name], event["seconds"])] if name in tasks else []

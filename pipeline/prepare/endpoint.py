@@ -118,7 +118,6 @@ def data_url(image: np.ndarray) -> str:
 
 
 def _persistent(endpoint: Endpoint, request: dict[str, Any]) -> str:
-    """The answer, after as many further tries as there are delays."""
     for delay in (*endpoint.delays, None):
         try:
             return _post(endpoint, request)

@@ -114,7 +114,6 @@ def _require_models(settings: MaskSettings, count: int) -> None:
 
 
 def _store(name: str, record: PhotoRecord, made: MadeMask, staged: Path) -> tuple[PhotoRecord, Path | None]:
-    """The record with the models' answer, and the mask in `staged`."""
     earlier = record.mask.sha256 if record.mask else ()
     mask, path = None, None
     if made.png is not None:

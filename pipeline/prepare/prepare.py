@@ -72,7 +72,9 @@ def prepare(
     found = scan(sources, {photo.source_sha256 for photo in before.photos.values()} if before else ()) if sources else None
     with _staging(out, first=before is None) as staged:
         records, new = _copy(found.photos if found else (), before, out, staged)
-        _require_photos(sources, file, new)
+        for key, folder in sources.items():
+            if key not in new and (file is None or key not in file.subjects):
+                raise ValueError(f"{key}={folder}: no file in it can be used as a photo (JPEG, PNG or WEBP); nothing was written")
         edited = rename_in_captions(file, before.phrases) if file else None
         words = write_words(edited, new, writer, progress)
         here = {path.name: path for folder in (out, staged) if folder.is_dir() for path in folder.iterdir() if path.is_file()}
@@ -168,12 +170,6 @@ def _copy(
     return records, new
 
 
-def _require_photos(sources: Mapping[str, Path], file: SubjectsFile | None, new: Mapping[str, object]) -> None:
-    for key, folder in sources.items():
-        if key not in new and (file is None or key not in file.subjects):
-            raise ValueError(f"{key}={folder}: no file in it can be used as a photo (JPEG, PNG or WEBP); nothing was written")
-
-
 def _skipped(found: Scan | None, before: Record | None) -> tuple[Skipped, ...]:
     """The files that this scan skipped, and of the other subjects those that earlier scans skipped."""
     earlier = [row for row in before.skipped if found is None or row.subject not in found.found] if before else []
@@ -189,7 +185,6 @@ def _preview(prepared: Prepared, staged: Path) -> list[str]:
 
 
 def _combination(prepared: Prepared) -> Combination:
-    """The photos that have a mask, at their present paths, with the layouts."""
     subjects = []
     for key, entry in prepared.file.subjects.items():
         own = [photo for photo in prepared.photos if photo.subject == key and photo.mask is not None]

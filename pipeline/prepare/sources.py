@@ -133,7 +133,6 @@ def _masks(files: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
 
 
 def _photo(subject: str, path: Path, mask: Path | None) -> Photo:
-    """ValueError if the file cannot be used as a photo."""
     if path.name.startswith("."):
         raise ValueError("a hidden file")
     if path.is_dir():

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from mudi.records import CANVAS
 from mudi.user_files.descriptions import Mistakes, ask_until_valid, checked_caption, checked_class, checked_templates, correction
 from pipeline.prepare.endpoint import Endpoint, Message, answer, user_message
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Layout = dict[str, tuple[float, float, float, float]]
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -58,9 +56,9 @@ class Writer:
 
     source: str
     """The writer's name, for `subjects.yaml`."""
-    describe: Callable[[Sequence["np.ndarray"], str], str]
+    describe: Callable[[Sequence[np.ndarray], str], str]
     """(photos of one subject (H, W, 3), its noun) -> a descriptive class of 1 to 4 words, lower case."""
-    caption: Callable[["np.ndarray", str], str]
+    caption: Callable[[np.ndarray, str], str]
     """(a photo (H, W, 3), the subject's phrase "olis corgi") -> a caption that holds the phrase."""
     prompts: Callable[[Sequence[str], int], list[str]]
     """(phrases, count) -> that many distinct templates with "{subjects}"."""
@@ -135,7 +133,7 @@ _Layouts = create_model("_Layouts", layouts=list[create_model("_Layout", boxes=l
 Ask = Callable[..., Any]
 
 
-def _describe(ask: Ask, images: Sequence["np.ndarray"], noun: str) -> str:
+def _describe(ask: Ask, images: Sequence[np.ndarray], noun: str) -> str:
     question = (
         f"These photos show one subject, a {noun}. Name its kind as precisely as the photos allow, in 1 to 4 lower-case words: "
         'the breed rather than "dog", colour and make rather than "toy". Use only the letters a to z. '
@@ -145,7 +143,7 @@ def _describe(ask: Ask, images: Sequence["np.ndarray"], noun: str) -> str:
     return ask(what, question, _Class, lambda reply: checked_class(reply.descriptive_class), images[:MOST_PHOTOS])
 
 
-def _caption(ask: Ask, image: "np.ndarray", phrase: str) -> str:
+def _caption(ask: Ask, image: np.ndarray, phrase: str) -> str:
     question = (
         f'Write a caption of this photo, one sentence of at most 25 words. Call its subject "a {phrase}", with exactly these words, '
         f"then say where it is and what it does; do not describe its looks. For example: A photo of a {phrase} on a wooden floor. "
@@ -177,14 +175,9 @@ def _layouts(ask: Ask, phrases: Mapping[str, str], count: int) -> list[Layout]:
 
 
 def _ask(
-    endpoint: Endpoint,
-    model: str,
-    what: str,
-    question: str,
-    form: type[Answer],
-    check: Callable[[Answer], Checked],
-    images: Sequence["np.ndarray"] = (),
-) -> Checked:
+    endpoint: Endpoint, model: str, what: str, question: str, form: type[Answer], check: Callable[[Answer], Checked],
+    images: Sequence[np.ndarray] = (),
+) -> Checked:  # fmt: skip
     """The model's answer in `form`, as `check` returns it; a model is told its mistake and asked again."""
     opening: list[Message] = [{"role": "system", "content": INSTRUCTIONS}, user_message(question, images)]
 

@@ -100,7 +100,6 @@ _VERDICTS = {"holds": "✓", "fails": "✗", "undecided": "?", "missing": "–"}
 
 
 def _table(table: Table, result: Benchmark) -> dict[str, Any]:
-    """A table with its columns, its cells by (method, metric), and the plot of its first metric."""
     cells = {(cell.method, cell.metric): cell for cell in table.cells}
     columns = [_column(metric, [cells[method, metric] for method in table.methods], result.metrics) for metric in table.metrics]
     first = [cells[method, table.metrics[0]] for method in table.methods]
@@ -117,7 +116,6 @@ def _table(table: Table, result: Benchmark) -> dict[str, Any]:
 
 
 def _column(metric: str, cells: Sequence[Cell], directions: Mapping[str, bool]) -> dict[str, Any]:
-    """A metric of a table, with its decimals, its leading mean, and whether the paper prints a number for it."""
     means = [cell.estimate.mean for cell in cells if cell.estimate]
     higher = _higher(directions, metric)
     # The best of an incomplete field may not be the best.

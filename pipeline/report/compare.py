@@ -115,7 +115,6 @@ def _load(run_dir: Path) -> pd.DataFrame:
 
 
 def _check_asked_the_same(run_a: Path, run_b: Path) -> None:
-    """Raises ValueError, which names the first difference between the requests of two runs."""
     asked_a, asked_b = _asked(run_a), _asked(run_b)
     for name in {**asked_a, **asked_b}:
         if name not in asked_a or name not in asked_b:

@@ -119,13 +119,9 @@ def data_address(png: bytes, side: int) -> str:
 
 
 def picture_grids(
-    run_dir: Path,
-    methods: Sequence[str],
-    combinations: Sequence[str],
-    subjects: Mapping[str, Sequence[str]],
-    metric: str,
+    run_dir: Path, methods: Sequence[str], combinations: Sequence[str], subjects: Mapping[str, Sequence[str]], metric: str,
     budget: int = BUDGET,
-) -> Grids:
+) -> Grids:  # fmt: skip
     """Pictures of fit 0 and the first seeds, as many as `budget` bytes hold, with their scores.
 
     metric: the score named under each picture, whose boxes and similarities are shown if it has any.
@@ -136,7 +132,9 @@ def picture_grids(
     first = fits[fits["fit"] == 0].drop(columns="fit").drop_duplicates()
     frame = drawn.merge(first, on=["method", "combination", "adapter_sha256"])
     frame = frame[frame["index"] < SEEDS].sort_values(["index", "prompt_id", "combination", "method", "candidate_id"])
-    side = _side(int((frame["index"] == 0).sum()), budget)
+    # The largest at which one seed of every method, prompt and combination fits, else the least.
+    one_seed = int((frame["index"] == 0).sum())
+    side = next((side for side in SIDES if one_seed * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget), SIDES[-1])
     chosen, used = [], 0
     for _, group in groupby(_encoded(run_dir, frame, side), key=lambda item: (item[0].index_, item[0].prompt_id)):
         step = list(group)
@@ -152,11 +150,6 @@ def picture_grids(
     return Grids(rows=_rows(shown, combinations), shown=len(shown), stored=len(drawn), side=side if reduced else None)
 
 
-def _side(pictures: int, budget: int) -> int:
-    """The largest width and height at which one seed of every method, prompt and combination fits, else the least."""
-    return next((side for side in SIDES if pictures * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget), SIDES[-1])
-
-
 def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[Any, str]]:
     """Each candidate in order with its picture as a data address; whole portions are read, so that files are opened few times."""
     portions = (frame["height"] * frame["width"] * 3).cumsum() // PORTION
@@ -167,7 +160,6 @@ def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[An
 
 
 def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, Scores]:
-    """candidate_id -> its scores, sorted by name."""
     frame = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"]).to_pandas()
     groups = frame[frame["candidate_id"].isin(candidate_ids)].sort_values("metric").groupby("candidate_id")
     return {candidate_id: {row.metric: judgement(row) for row in group.itertuples(index=False)} for candidate_id, group in groups}

@@ -64,7 +64,6 @@ def _content(run_dir: Path) -> dict[str, Any]:
 
 
 def _examples(group: pd.DataFrame) -> list[tuple[str, Any]]:
-    """The best, median and worst of candidates that are sorted best first."""
     rows = list(group.itertuples(index=False))
     return [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])]
 

@@ -143,13 +143,12 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
         console.print(f"watched images, round {round} minus round {round - 1}: {pairs}")
 
 
-def print_stages(run_dir: Path, console: Console | None = None) -> None:
+def print_stages(run_dir: Path) -> None:
     """Prints the seconds of each published round by stage.
 
     fit and sweep are wall time; the sweep includes the start of Ray workers and the loading of models. generate,
     detect and compare are busy times and overlap. A resumed round shows its last start.
     """
-    console = console or wide_console()
     table = bare_table("seconds")
     for heading in ("round", "fit", "sweep", "of which busy: generate", "detect", "compare"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -158,7 +157,7 @@ def print_stages(run_dir: Path, console: Console | None = None) -> None:
         if published is not None:
             seconds = published["seconds"]
             table.add_row(str(round), *(f"{seconds[stage]:.1f}" for stage in ("fit", "sweep", "generate", "detect", "compare")))
-    console.print(table)
+    wide_console().print(table)
 
 
 def _round_row(combination: str | None, round: int, frame: pd.DataFrame, planned: int) -> RoundRow:

@@ -82,7 +82,6 @@ def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
 
 
 def _cells(plan: Plan, scores: pd.DataFrame, tables: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Cell]:
-    """Every cell that a table names, each computed once."""
     skipped = undefined(scores)
     groups = dict(tuple(scores.dropna(subset=["value"]).groupby(["method", "metric"])))
     names = dict.fromkeys((method, metric) for table in tables for method in table["methods"] for metric in table["metrics"])

@@ -50,7 +50,6 @@ def clear_staging(run_dir: Path) -> None:
 
 
 def _stage(run_dir: Path, data: bytes) -> Path:
-    """A new file in `_staging` whose bytes are on the disk."""
     staged = run_dir / STAGING / uuid.uuid4().hex
     staged.parent.mkdir(parents=True, exist_ok=True)
     with staged.open("wb") as file:

@@ -133,7 +133,6 @@ def run_folder(runs: str, name: str) -> Path:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
     if not isinstance(values, dict):
         return {prefix: values}
     return {key: value for name, inner in values.items() for key, value in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
