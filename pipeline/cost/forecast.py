@@ -41,7 +41,7 @@ class Planned:
 def plan_now(run: Ready) -> Planned:
     """The plan of what is left to do, noted in events.jsonl as "planned"."""
     workload, gpus = workload_of(run), run.config.cluster.workers.gpus > 0
-    prices = tuple(price(run.config, workload, stored) for stored in calibration.calibrations(run.config))
+    prices = tuple(price(run.config, workload, *stored) for stored in calibration.calibrations(run.config).items())
     journal.append_event(run.run_dir, event="planned", devices=[asdict(of_device) for of_device in prices])
     expected = [of_device for of_device in prices if (of_device.device != "cpu") == gpus and of_device.wall and of_device.wall[1]]
     said = "; ".join(f"{duration(of_device.wall)} on {of_device.device}" for of_device in expected)
@@ -70,7 +70,7 @@ def close_plan(run: Ready, planned: Planned, seconds: float) -> str:
     if len(devices) != 1:
         return f"ran on {len(devices)} known types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
     (device,) = devices
-    rates = rates_of(measured, calibration.find(run.config, device).rates, source)
+    rates = rates_of(measured, calibration.calibrations(run.config).get(device, {}), source)
     first = min([*planned.fitting, *measured.began], default=None)
     # Class priors and metrics are noted when they are done, so a run that begins with them does not tell how long its start was.
     if first is not None and left[0].stage in ("fit", "draw"):

@@ -44,7 +44,7 @@ def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, sa
             _draw_priors(run, scratch, steps, do, of_these)
             measure(short, before, began, of_these)
     (device,) = found.devices
-    return device, rates_of(found, calibration.find(run.config, device).rates, "short runs")
+    return device, rates_of(found, calibration.calibrations(run.config).get(device, {}), "short runs")
 
 
 def _draw_priors(run: Ready, scratch: Path, steps: int, do: Do, found: Measured) -> None:
