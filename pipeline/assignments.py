@@ -23,9 +23,6 @@ from pipeline.settings.sampling_keys import checked_sampling
 from pipeline.workers.draw import DrawSettings
 from pipeline.workers.fit_job import FitJob
 
-# The kept candidates of each combination.
-Kept = Mapping[str, Chosen]
-
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it or a prompt lacks what the run needs."""
@@ -112,9 +109,9 @@ def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]
 
 
 def refits(
-    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int
+    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Mapping[str, Chosen], round: int
 ) -> list[FitJob]:
-    """The refits on what `round` kept; a combination that kept nothing has none."""
+    """The refits on what `round` kept of each combination; a combination that kept nothing has none."""
     return [
         FitJob(
             label=combination.key, combination=combination, method=config.method.name, hyperparameters={},

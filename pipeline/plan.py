@@ -15,7 +15,8 @@ from mudi.records import Adapter, CandidateKey, Combination
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Candidates of one adapter and one prompt, drawn as one batch. `seeds` are in the order of `keys`."""
+    """Candidates of one adapter and one prompt, drawn as one batch. `seeds` are in the order of `keys`; the id tells the prompt and the
+    first index, and digests every key."""
 
     chunk_id: str
     combination: str
@@ -58,27 +59,13 @@ def plan_round(
         seeds = [candidate_seed(run_seed, **{**cell, "round": 0 if prompt.watched else round}, index=i) for i in range(count)]
         for start in range(0, count, batch):
             part = slice(start, start + batch)
-            chunks.append(_chunk(keys[part], seeds[part], prompt=prompt.text, adapter_path=str(adapter.path)))
+            digest = hashlib.sha256(json.dumps([key.candidate_id for key in keys[part]]).encode()).hexdigest()
+            named = {"chunk_id": f"{prompt.prompt_id}-{start:04}-{digest[:16]}", "prompt": prompt.text, **cell}
+            drawn_by = {"adapter_path": str(adapter.path), "adapter_sha256": adapter.sha256}
+            chunks.append(Chunk(**named, **drawn_by, keys=tuple(keys[part]), seeds=tuple(seeds[part])))
     return chunks
 
 
 def remaining(chunks: Sequence[Chunk], stored_ids: Collection[str]) -> list[Chunk]:
     """The chunks that are not stored in full, each of them whole."""
     return [chunk for chunk in chunks if any(key.candidate_id not in stored_ids for key in chunk.keys)]
-
-
-def _chunk(keys: Sequence[CandidateKey], seeds: Sequence[int], *, prompt: str, adapter_path: str) -> Chunk:
-    """The chunk of these candidates; its id tells the prompt and first index, and digests every key."""
-    first = keys[0]
-    digest = hashlib.sha256(json.dumps([key.candidate_id for key in keys]).encode()).hexdigest()
-    return Chunk(
-        chunk_id=f"{first.prompt_id}-{first.index:04}-{digest[:16]}",
-        combination=first.combination,
-        prompt_id=first.prompt_id,
-        prompt=prompt,
-        round=first.round,
-        adapter_path=adapter_path,
-        adapter_sha256=first.adapter_sha256,
-        keys=tuple(keys),
-        seeds=tuple(seeds),
-    )

@@ -27,14 +27,12 @@ NO_TEXT = f"{METADATA} is refused"
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectReport:
-    """A subject's usable photos: how many, and the smallest and largest size as (H, W)."""
+    """A subject, with the sizes of its usable photos as (H, W), the smallest first."""
 
     key: str
     phrase: str
     query: str
-    photos: int
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
+    sizes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +182,4 @@ def _why_unlisted(path: Path, sizes: Collection[int], hashes: Mapping[str, str])
 
 def _row(subject: Subject, looked: Iterable[Examined]) -> SubjectReport:
     sizes = sorted((one.size for one in looked if not one.mistake), key=lambda size: size[0] * size[1])
-    return SubjectReport(
-        key=subject.key, phrase=subject.phrase, query=subject.detection_query, photos=len(sizes),
-        smallest=sizes[0] if sizes else None, largest=sizes[-1] if sizes else None,
-    )  # fmt: skip
+    return SubjectReport(key=subject.key, phrase=subject.phrase, query=subject.detection_query, sizes=tuple(sizes))

@@ -17,7 +17,6 @@ from PIL import Image
 from mudi.layout import preview
 from mudi.model_facts import file_sha256
 from mudi.records import Combination, Reference, Subject
-from mudi.user_files.masking import THRESHOLD
 from mudi.user_files.names import check_combination_name, check_subject_key
 from pipeline.prepare.contact_sheet import PAGE, PICTURE, write_sheets
 from pipeline.prepare.photos import PreparedPhoto, prepared_photos
@@ -106,14 +105,9 @@ def prepare(
 
 def known_settings(out: Path, detector: str | None, segmenter: str | None, threshold: float | None) -> MaskSettings:
     """The models to use: those given, else those of the folder's record, else ""."""
-    before = read_record(Path(os.path.abspath(out)))
-    if threshold is None:
-        threshold = before.threshold if before else THRESHOLD
-    return MaskSettings(
-        detector=detector or (before and before.detector) or "",
-        segmenter=segmenter or (before and before.segmenter) or "",
-        threshold=threshold,
-    )
+    before = read_record(Path(os.path.abspath(out))) or MaskSettings(detector="", segmenter="")
+    threshold = before.threshold if threshold is None else threshold
+    return MaskSettings(detector=detector or before.detector or "", segmenter=segmenter or before.segmenter or "", threshold=threshold)
 
 
 def _check_names(sources: Mapping[str, Path], out: Path, first: bool) -> None:

@@ -62,19 +62,15 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
     Raises ValueError if no cluster answers at the address or it is too small, RunFailedError if this machine cannot start Ray.
     """
-    if ray.is_initialized():
-        require(cluster, alive_nodes())
-        yield
-        return
-    if cluster.address in (None, "local"):
-        _start(cluster)
-    else:
-        _join(cluster)
+    there = ray.is_initialized()
+    if not there:
+        (_start if cluster.address in (None, "local") else _join)(cluster)
     try:
         require(cluster, alive_nodes())
         yield
     finally:
-        ray.shutdown()
+        if not there:
+            ray.shutdown()
 
 
 def _start(cluster: Cluster) -> None:
