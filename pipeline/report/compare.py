@@ -49,9 +49,8 @@ def compare(
         raise ValueError("one arm is named; name both (--method-a and --method-b), or none to compare arms of equal labels")
     _check_asked_the_same(Path(run_a), Path(run_b))
     a, b = _load(Path(run_a)), _load(Path(run_b))
-    pairs = (
-        [(method_a, method_b)] if method_a and method_b else [(label, label) for label in a["method"].unique() if label in set(b["method"])]
-    )
+    common = [(label, label) for label in a["method"].unique() if label in set(b["method"])]
+    pairs = [(method_a, method_b)] if method_a and method_b else common
     if not pairs:
         raise ValueError(
             f"no arm is in both: A has {_names(a, 'method')}; B has {_names(b, 'method')}; name two with --method-a and --method-b"

@@ -27,9 +27,8 @@ def export(run_dir: Path, result: Benchmark, target: Path) -> None:
         raise ValueError(f"{run_dir}: {len(result.missing)} gaps, first {result.missing[0]!r}; start the benchmark again to fill them")
     target.parent.mkdir(parents=True, exist_ok=True)
     facts = read_run(run_dir)
-    origin = (
-        f"Measured with {facts['platform']}, Python {facts['python']}, torch {facts['packages']['torch']}; started {facts['created'][:10]}."
-    )
+    versions = f"Python {facts['python']}, torch {facts['packages']['torch']}"
+    origin = f"Measured with {facts['platform']}, {versions}; started {facts['created'][:10]}."
     page = target.with_suffix(".md")
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     page.write_text(with_tables(text, result.name, f"{origin}\n\n{markdown(result)}"), encoding="utf-8")

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,12 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One prompt and image index of a combination: method -> its picture; a method without one is absent."""
-
-    prompt: str
-    index: int
-    pictures: Mapping[str, Picture]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Grids:
-    """combination -> rows by prompt, then index. `shown` and `stored` count pictures of all fits and seeds;
-    `side` is the largest width or height in pixels that pictures were reduced to, None if none was."""
+    """combination -> rows by prompt, then index: "prompt", "index" and "pictures" by method, of which one without a picture is absent.
+    `shown` and `stored` count pictures of all fits and seeds; `side` is the largest width or height in pixels that pictures
+    were reduced to, None if none was."""
 
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
     shown: int
     stored: int
     side: int | None
@@ -165,15 +158,11 @@ def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, Scores]:
     return {candidate_id: {row.metric: judgement(row) for row in group.itertuples(index=False)} for candidate_id, group in groups}
 
 
-def _rows(shown: Sequence[tuple[Any, Picture]], combinations: Sequence[str]) -> dict[str, tuple[Row, ...]]:
-    cells: dict[tuple[str, str, int], dict[str, Picture]] = {}
-    for row, one in shown:
-        cells.setdefault((row.combination, row.prompt_id, row.index_), {})[row.method] = one
-    return {
-        key: tuple(
-            Row(prompt=next(iter(by_method.values())).prompt, index=int(index), pictures=by_method)
-            for (combination, _, index), by_method in sorted(cells.items())
-            if combination == key
-        )
-        for key in combinations
-    }
+def _rows(shown: Sequence[tuple[Any, Picture]], combinations: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    rows: dict[str, list[dict[str, Any]]] = {key: [] for key in combinations}
+    place = attrgetter("combination", "prompt_id", "index_")
+    in_order = sorted(shown, key=lambda item: place(item[0]))
+    for (combination, _, index), group in groupby(in_order, key=lambda item: place(item[0])):
+        pictures = {row.method: one for row, one in group}
+        rows[combination].append({"prompt": next(iter(pictures.values())).prompt, "index": int(index), "pictures": pictures})
+    return rows

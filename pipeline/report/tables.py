@@ -48,7 +48,6 @@ PUBLISHED_VALIDITY = {
 
 def benchmark(run_dir: Path) -> Benchmark:
     """The tables of a benchmark, finished or not. Raises ValueError if the folder holds no benchmark."""
-    run_dir = Path(run_dir)
     plan, facts = read_plan(run_dir), read_run(run_dir)
     config = facts["config"]
     fits = load_fits(run_dir)
@@ -119,24 +118,15 @@ def _table(settings: Mapping[str, Any], cells: Mapping[tuple[str, str], Cell]) -
 
 
 def _claim(plan: Plan, scores: pd.DataFrame, settings: Mapping[str, Any], higher_is_better: bool) -> Claim:
-    better, worse, metric, margin = (settings[key] for key in ("better", "worse", "metric", "margin"))
-    mine = scores[scores["metric"] == metric]
-    wanted = [key for key in plan.combinations if expected(plan, metric, key, undefined(mine))]
-    arms = [mine[(mine["method"] == method) & mine["combination"].isin(wanted)] for method in (better, worse)]
+    mine = scores[scores["metric"] == settings["metric"]]
+    wanted = [key for key in plan.combinations if expected(plan, settings["metric"], key, undefined(mine))]
+    arms = [mine[(mine["method"] == method) & mine["combination"].isin(wanted)] for method in (settings["better"], settings["worse"])]
     frame = difference(*arms).frame
     frame = frame.assign(value=frame["value"] if higher_is_better else -frame["value"])
     groups = dict(tuple(frame.groupby("combination")))
     estimate = paired_bootstrap(frame) if groups and set(groups) == set(wanted) else None
-    return Claim(
-        text=settings["text"],
-        better=better,
-        worse=worse,
-        metric=metric,
-        margin=margin,
-        estimate=estimate,
-        per_combination=_per_combination(plan, groups),
-        verdict="missing" if estimate is None else verdict(estimate, margin),
-    )
+    answer = "missing" if estimate is None else verdict(estimate, settings["margin"])
+    return Claim(**settings, estimate=estimate, per_combination=_per_combination(plan, groups), verdict=answer)
 
 
 def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validity]:

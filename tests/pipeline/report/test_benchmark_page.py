@@ -131,9 +131,9 @@ def test_a_row_holds_one_seed_of_fit_0_by_every_method(folder):
     grids = picture_grids(folder, METHODS, COMBINATIONS, {}, "dnc_linear_dreamsim")
     rows = [row for of_combination in grids.rows.values() for row in of_combination]
     assert (grids.shown, grids.stored, len(rows)) == (24, 48, 8)
-    assert all(set(row.pictures) == set(METHODS) for row in rows)
-    assert all(len({picture.seed for picture in row.pictures.values()}) == 1 for row in rows)
-    sources = [picture.source for row in rows for picture in row.pictures.values()]
+    assert all(set(row["pictures"]) == set(METHODS) for row in rows)
+    assert all(len({picture.seed for picture in row["pictures"].values()}) == 1 for row in rows)
+    sources = [picture.source for row in rows for picture in row["pictures"].values()]
     assert len(set(sources)) == 24
     text = benchmark_page(folder, result())
     assert [address for address in Page(text).addresses if address.startswith("data:")] == sources_in_page_order(rows)
@@ -141,14 +141,14 @@ def test_a_row_holds_one_seed_of_fit_0_by_every_method(folder):
 
 
 def sources_in_page_order(rows) -> list[str]:
-    return [row.pictures[method].source for row in rows for method in METHODS]
+    return [row["pictures"][method].source for row in rows for method in METHODS]
 
 
 def test_a_smaller_budget_leaves_out_whole_seeds_for_every_method_alike(folder):
     """A prompt's step is 6 pictures (2 combinations x 3 methods) of some 3,200 bytes: 30 kB hold one step, 1 kB none."""
     one = picture_grids(folder, METHODS, COMBINATIONS, {}, "dnc_linear_dreamsim", budget=30_000)
     assert one.shown == 6
-    assert all([(row.index, set(row.pictures)) for row in rows] == [(0, set(METHODS))] for rows in one.rows.values())
+    assert all([(row["index"], set(row["pictures"])) for row in rows] == [(0, set(METHODS))] for rows in one.rows.values())
     assert picture_grids(folder, METHODS, COMBINATIONS, {}, "dnc_linear_dreamsim", budget=1_000).shown == 0
 
 
