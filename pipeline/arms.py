@@ -75,13 +75,9 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, vars(source.options.sampling)
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
-        values = method_values(
-            f"methods.{label}",
-            method,
-            _with_defaults(config, method, inherited, arm.hyperparameters),
-            checked_sampling(f"methods.{label}.sampling", {**drawn, **arm.sampling}),
-            config.models,
-        )
+        chosen = _with_defaults(config, method, inherited, arm.hyperparameters)
+        sampling = checked_sampling(f"methods.{label}.sampling", {**drawn, **arm.sampling})
+        values = method_values(f"methods.{label}", method, chosen, sampling, config.models)
         resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit or (source.refit if arm.like else None))
         return resolved[label]
 

@@ -60,6 +60,7 @@ def hyperparameters_of(config: RunConfig) -> dict:
 
 def method_of(config: RunConfig) -> Personalization:
     """The run's method as its own frozen value."""
+    # Read first: they refuse a name that is no method's.
     values = hyperparameters_of(config)
     return METHODS[config.method.name](**values)
 

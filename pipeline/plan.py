@@ -51,6 +51,7 @@ def plan_round(
     ordinary = [prompt for prompt in combination.prompts if not prompt.watched]
     share, left_over = divmod(candidates, len(ordinary))
     counts = {prompt.prompt_id: share + (i < left_over) for i, prompt in enumerate(ordinary)}
+    drawn_by = {"adapter_path": str(adapter.path), "adapter_sha256": adapter.sha256}
     chunks = []
     for prompt in combination.prompts:
         count = watched_images if prompt.watched else counts[prompt.prompt_id]
@@ -61,7 +62,6 @@ def plan_round(
             part = slice(start, start + batch)
             digest = hashlib.sha256(json.dumps([key.candidate_id for key in keys[part]]).encode()).hexdigest()
             named = {"chunk_id": f"{prompt.prompt_id}-{start:04}-{digest[:16]}", "prompt": prompt.text, **cell}
-            drawn_by = {"adapter_path": str(adapter.path), "adapter_sha256": adapter.sha256}
             chunks.append(Chunk(**named, **drawn_by, keys=tuple(keys[part]), seeds=tuple(seeds[part])))
     return chunks
 

@@ -31,11 +31,8 @@ def verdict(report: FolderReport) -> str:
     """Why a run would not accept the folder, in one line."""
     name = printable(report.folder.name)
     if report.refused:
-        one = report.refused == 1
-        return (
-            f"{name}: {report.refused} of {report.listed} listed photos cannot be used; correct or remove "
-            f"{'its line' if one else 'their lines'}"
-        )
+        lines = "its line" if report.refused == 1 else "their lines"
+        return f"{name}: {report.refused} of {report.listed} listed photos cannot be used; correct or remove {lines}"
     return printable(f"{name}: {report.mistakes[0]}")
 
 

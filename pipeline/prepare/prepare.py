@@ -24,7 +24,7 @@ from pipeline.prepare.record import FILE_NAME, PhotoRecord, Record, Skipped, pri
 from pipeline.prepare.sources import Photo, Scan, copy_mask, copy_photo, scan
 from pipeline.prepare.words import check_hints, check_tokens, check_words, photos_of, phrases_of, rename_in_captions, write_words
 from pipeline.prepare.writer import Writer
-from pipeline.settings import subjects_file
+from pipeline.settings.subjects_file import FILE_NAME as WORDS
 from pipeline.settings.subjects_file import SubjectsFile, read_subjects, write_subjects
 from pipeline.workers.masks import Masker, MaskSettings, Progress
 
@@ -66,7 +66,7 @@ def prepare(
     out = Path(os.path.abspath(out))
     before = read_record(out)
     _check_names(sources, out, first=before is None)
-    words_path = out / subjects_file.FILE_NAME
+    words_path = out / WORDS
     file = read_subjects(words_path) if before else None
     found = scan(sources, {photo.source_sha256 for photo in before.photos.values()} if before else ()) if sources else None
     with _staging(out, first=before is None) as staged:
@@ -92,7 +92,7 @@ def prepare(
             skipped=_skipped(found, before),
         )
         if words != file:
-            write_subjects(staged / subjects_file.FILE_NAME, words)
+            write_subjects(staged / WORDS, words)
         (staged / FILE_NAME).write_bytes(record_bytes(record))
         (staged / METADATA).write_text(_metadata(words, photos), encoding="utf-8")
         removed = tuple(sorted(set(record.photos) - {photo.name for photo in photos}))
@@ -210,7 +210,7 @@ def _put_in_place(staged: Path, out: Path, stale: list[str]) -> None:
     if not (out / FILE_NAME).exists():
         staged.rename(out)
         return
-    ranks = {subjects_file.FILE_NAME: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5, PREVIEW: 5}
+    ranks = {WORDS: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5, PREVIEW: 5}
     files = [(3 if path.name.startswith("mask_") else ranks.get(path.name, 0), path) for path in sorted(staged.iterdir())]
     for name in stale:
         (out / name).unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def draw(loaded: Loaded, piece: Draw, report: Report) -> Drawn:
     valid = [image for image in images if image is not None]
     stamps.append(time.perf_counter())
     queries = [subject.detection_query for subject in settings.combinations[chunk.combination].objects]
-    found = detect(loaded.detector(settings.models["detector"]), valid, [queries] * len(valid), settings.threshold)
+    found = detect(loaded.scorer("detector", settings.models["detector"]), valid, [queries] * len(valid), settings.threshold)
     stamps.append(time.perf_counter())
     scores = _scores(loaded, valid, found, chunk, settings)
     stamps.append(time.perf_counter())
@@ -99,7 +99,7 @@ def _scores(
     from mudi.metrics.detect_and_compare import Compare
 
     def compare() -> Compare:
-        embedders = [loaded.embedder(kind, name) for kind, name in settings.models["embedders"].items()]
+        embedders = [loaded.scorer("embedder", kind, name) for kind, name in settings.models["embedders"].items()]
         return Compare(embedders, f"owlv2 {settings.models['detector']} > {settings.threshold}")
 
     named = (settings.models["detector"], settings.threshold, *settings.models["embedders"].items())
@@ -125,8 +125,6 @@ def write_quarantined(piece: Draw, reason: str) -> None:
 
 def device_name(device) -> str:
     """ "cpu", or what the GPU calls itself."""
-    if device.type != "cuda":
-        return device.type
     import torch
 
-    return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,15 +1,10 @@
 """The models of one process: each is loaded at first use and stays for the whole run; adapters are swapped on the one backbone."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from segment_anything import SamPredictor
-
-    from mudi.backbone import Backbone
-    from mudi.detect import Detector
-    from mudi.embed import Embedder
-    from mudi.records import Adapter
+from mudi.backbone import Backbone
+from mudi.records import Adapter
 
 # A GPU with less memory than this holds no fit of SDXL beside the scorers, so these wait on the CPU while a fit runs.
 ROOM_FOR_BOTH = 32 * 2**30
@@ -37,7 +32,7 @@ class Loaded:
             self.kept[key] = load()
         return self.kept[key]
 
-    def backbone(self, name: str, precision: str) -> "Backbone":
+    def backbone(self, name: str, precision: str) -> Backbone:
         """The diffusion model, with whatever adapter is on it; only `wear` and fits change that."""
         import torch
 
@@ -45,7 +40,7 @@ class Loaded:
 
         return self.once(("backbone", name, precision), lambda: models.load(name, self.device, getattr(torch, precision)))
 
-    def wear(self, backbone: "Backbone", adapter: "Adapter") -> None:
+    def wear(self, backbone: Backbone, adapter: Adapter) -> None:
         """Put the adapter on, unless it is the one that was put on last and nothing else has used the backbone since."""
         from mudi import adapters
 
@@ -55,23 +50,15 @@ class Loaded:
             adapters.put_on(backbone, adapter)
             self.worn = worn
 
-    def bare(self, backbone: "Backbone") -> None:
+    def bare(self, backbone: Backbone) -> None:
         """Take everything off."""
         from mudi import adapters
 
         self.worn = None
         adapters.detach(backbone)
 
-    def detector(self, name: str) -> "Detector":
-        return self._scorer("detector", name)
-
-    def embedder(self, kind: str, name: str) -> "Embedder":
-        return self._scorer("embedder", kind, name)
-
-    def segmenter(self, name: str) -> "SamPredictor":
-        return self._scorer("segmenter", name)
-
-    def _scorer(self, role: str, *names: str) -> Any:
+    def scorer(self, role: str, *names: str) -> Any:
+        """A "detector" or "segmenter" by its name, or an "embedder" by its kind and name."""
         from mudi import models
 
         self.scorers.add((role, *names))

@@ -94,7 +94,8 @@ class MaskBatch:
 def cut_masks(loaded: Loaded, piece: MaskBatch, report: Report) -> list[MadeMask]:
     """The masks of a batch's photos, in their order. The photos must lie where every worker can read them."""
     settings = piece.settings
-    return make_masks(loaded.detector(settings.detector), loaded.segmenter(settings.segmenter), piece.jobs, settings.threshold)
+    judges = loaded.scorer("detector", settings.detector), loaded.scorer("segmenter", settings.segmenter)
+    return make_masks(*judges, piece.jobs, settings.threshold)
 
 
 def mask_all(do: Callable, settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress) -> list[MadeMask]:

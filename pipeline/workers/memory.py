@@ -6,12 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-
-if TYPE_CHECKING:
-    import torch
 
 SECONDS_BETWEEN_LOOKS = 5.0
 RESET_PEAK = "5"  # what /proc/self/clear_refs takes to begin the peak of resident memory anew
@@ -33,7 +29,7 @@ def total_memory() -> int:
 
 
 @contextmanager
-def peak_on(device: "torch.device") -> Iterator[Callable[[], int]]:
+def peak_on(device) -> Iterator[Callable[[], int]]:
     """A function that tells the peak of the block in bytes: torch's allocations on a GPU, else the resident memory of this process.
 
     Costs nothing while the block runs: the kernel keeps the peak. Where it cannot be begun anew (another system than Linux, or a

@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.settings.config import Cluster
+from pipeline.workers import loaded
 from pipeline.workers.cluster import alive_nodes, capacity, connected
 from pipeline.workers.failure import RunFailedError
 from pipeline.workers.worker import Failure, Moved, Piece, Received, perform
@@ -34,17 +35,13 @@ class Worker:
     """Does pieces of work one after the other; `step` answers beside them how far a fit is."""
 
     def __init__(self, device: str, threads: int) -> None:
-        from pipeline.workers.loaded import Loaded
-
-        self.loaded = Loaded(device, threads)
+        self.loaded = loaded.Loaded(device, threads)
         self.now = 0
 
     @ray.method(max_task_retries=RESTARTS)
     def warm(self) -> None:
         """Import the models' libraries. Asked while the actor is started again, it answers once that is done."""
-        from pipeline.workers.loaded import warm
-
-        warm()
+        loaded.warm()
 
     def do(self, piece: Piece) -> Any:
         self.now = 0
@@ -89,11 +86,6 @@ class Pool:
         self.members: list[Member] = []
         self.grown = float("-inf")
         self.slowest: dict[str, float] = {}
-        self.queue: deque[Piece] = deque()
-        # Call -> (piece, member).
-        self.flying: dict[ray.ObjectRef, tuple[Piece, Member]] = {}
-        self.failures: list[Failure] = []
-        self.strikes: Counter[int] = Counter()
         self.seen_up = time.monotonic()
         self._grow()
 
@@ -110,7 +102,8 @@ class Pool:
 
     def do(self, pieces: Sequence[Piece], received: Received, moved: Moved | None = None, allowed: int = 0) -> list[Failure]:
         """See `worker.Do`."""
-        self.queue, self.flying, self.failures, self.strikes = deque(pieces), {}, [], Counter()
+        self.queue, self.failures, self.strikes = deque(pieces), [], Counter()
+        self.flying: dict[ray.ObjectRef, tuple[Piece, Member]] = {}
         self.seen_up = time.monotonic()
         while self.queue or self.flying:
             self._grow()
