@@ -24,10 +24,13 @@ def benchmark(run_file: RunFile, overrides: Overrides = None) -> None:
 
     driven = drive(load_benchmark(run_file, overrides or ()))
     if not driven.reported:
-        from pipeline.report import benchmark_page, tables
+        from pipeline.report.benchmark_page import write_benchmark_report
+        from pipeline.report.tables import benchmark as numbers_of
+        from pipeline.report.text import print_tables
 
-        benchmark_page.write_benchmark_report(driven.run_dir)
-        tables.print_benchmark(driven.run_dir)
+        result = numbers_of(driven.run_dir)
+        write_benchmark_report(driven.run_dir, result)
+        print_tables(result)
     print_end(driven, ("candidates", "scores", "images", "fits"))
 
 

@@ -37,8 +37,7 @@ def check(places: Places) -> None:
 
 def _checked(place: Path, each) -> Iterator[str]:
     """Prints the report on one folder or file, and gives a line for each thing that a run would not accept."""
-    from pipeline.check.folder import check_folder
-    from pipeline.check.run import check_run
+    from pipeline.check.folder import check_folder, check_run
     from pipeline.check.text import folder_lines, printable, verdict
 
     mistakes, reports = check_run(place, each) if place.suffix in (".yaml", ".yml") else ([], [check_folder(place, each=each)])

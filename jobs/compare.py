@@ -20,9 +20,10 @@ MethodB = Annotated[str | None, typer.Option(help="The arm of RUN_B to compare i
 
 def compare(run_a: RunA, run_b: RunB, metric: Metric = None, method_a: MethodA = None, method_b: MethodB = None) -> None:
     """Print paired differences of two runs, B minus A, and whether their intervals exclude zero."""
+    from pipeline.report.compare import compare as compared
     from pipeline.report.compare import print_comparison
 
-    print_comparison(run_a, run_b, metric, method_a, method_b)
+    print_comparison(run_a, run_b, compared(run_a, run_b, metric, method_a, method_b))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def drive(config: Any) -> Driven:
             say(planned.line)
         carry_out(run, do, timed(stack.enter_context(live_progress()), planned))
     seconds = time.perf_counter() - began
-    used = f"{seconds:.0f} s in all, peak memory {peak.bytes / 2**30:.2f} GiB of this process and all it started"
+    used = f"{seconds:.0f} s in all, peak memory {peak() / 2**30:.2f} GiB of this process and all it started"
     return Driven(run_dir=run.run_dir, lines=(used, close_plan(run, planned, seconds)))
 
 

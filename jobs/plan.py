@@ -48,8 +48,8 @@ def plan(run_file: RunFile, overrides: Overrides = None, calibrate: Calibrate = 
         print(f"calibration {calibration.store(config, device, rates)}")
     stored, workload = calibration.calibrations(config), workload_of(run)
     # Pictures are as large on every device.
-    png = next((of_device.rates[calibration.PNG] for of_device in stored if calibration.PNG in of_device.rates), None)
-    print_plan(run, workload, [price(config, workload, of_device) for of_device in stored], png)
+    png = next((rates[calibration.PNG] for rates in stored.values() if calibration.PNG in rates), None)
+    print_plan(run, workload, [price(config, workload, *of_device) for of_device in stored.items()], png)
 
 
 if __name__ == "__main__":

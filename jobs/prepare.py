@@ -45,14 +45,14 @@ def prepare(
     from jobs.progress import live_progress
     from pipeline.prepare.prepare import known_settings
     from pipeline.prepare.prepare import prepare as run
-    from pipeline.prepare.text import print_prepared
+    from pipeline.prepare.text import summary
     from pipeline.workers.failure import RunFailedError
 
     settings = known_settings(out, detector, segmenter, threshold)
     with live_progress() as progress:
         masker = _masker(settings, address, gpus, workers)
         prepared = run(_folders(sources or []), out, chosen_writer(words, gpus), masker, settings, progress, backbone)
-    print_prepared(prepared)
+    print("\n".join(summary(prepared)))
     if prepared.bare:
         raise RunFailedError(
             f"{out}: no photo of {', '.join(prepared.bare)} has a mask yet; give a box in {out / 'subjects.yaml'} and start "

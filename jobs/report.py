@@ -15,19 +15,19 @@ Export = Annotated[Path | None, typer.Option(help="Also write a benchmark's tabl
 
 def write(run_folder: RunFolder, export: Export = None) -> None:
     """Print the tables of a run or benchmark, finished or not, and write its report.html."""
-    from pipeline.report import benchmark_page, run_page, summary, tables
+    from pipeline.report import benchmark_page, run_page, summary, tables, text
     from pipeline.report.export import export as write_export
     from pipeline.tables.run_folder import read_run
 
-    benchmark = read_run(run_folder).get("kind") == "benchmark"
+    result = tables.benchmark(run_folder) if read_run(run_folder).get("kind") == "benchmark" else None
     if export is not None:
-        if not benchmark:
+        if result is None:
             raise ValueError(f"{run_folder}: not a benchmark; --export is for the folder that `mudi benchmark` made")
-        write_export(run_folder, export)
+        write_export(run_folder, result, export)
         print(f"export  {export}.md, {export}.parquet")
-    if benchmark:
-        page = benchmark_page.write_benchmark_report(run_folder)
-        tables.print_benchmark(run_folder)
+    if result is not None:
+        page = benchmark_page.write_benchmark_report(run_folder, result)
+        text.print_tables(result)
     else:
         page = run_page.write_report(run_folder)
         summary.print_summary(run_folder)

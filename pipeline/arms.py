@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from mudi.methods import METHODS
@@ -12,7 +13,6 @@ from mudi.methods.keys import default_keys, in_place_of, overlaid, with_defaults
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
-from mudi.text.prompts import require_named
 from mudi.user_files.requirements import require
 from pipeline import plan
 from pipeline.assignments import SINGLES, fit_seed, located, method_values
@@ -46,10 +46,11 @@ class ResolvedArm:
         """Twelve hexadecimal digits of what decides the fit: arms that only draw differently share their adapters."""
         values = {key: value for key, value in self.values.items() if key != "sampling"}
         compositions = [self.options.sampling.scales, self.options.sampling.overlap] if self.options.needs_objects else []
-        return _digest([self.method, values, compositions])
+        return digest([self.method, values, compositions])
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """Twelve hexadecimal digits of the value's JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -74,13 +75,9 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, vars(source.options.sampling)
             inherited = {key: value for key, value in source.values.items() if key not in ("sampling", "detector", "segmenter")}
-        values = method_values(
-            f"methods.{label}",
-            method,
-            _with_defaults(config, method, inherited, arm.hyperparameters),
-            checked_sampling(f"methods.{label}.sampling", {**drawn, **arm.sampling}),
-            config.models,
-        )
+        chosen = _with_defaults(config, method, inherited, arm.hyperparameters)
+        sampling = checked_sampling(f"methods.{label}.sampling", {**drawn, **arm.sampling})
+        values = method_values(f"methods.{label}", method, chosen, sampling, config.models)
         resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit or (source.refit if arm.like else None))
         return resolved[label]
 
@@ -129,7 +126,7 @@ def _require_filled(place: str, options: Personalization, combination: Combinati
         prompts.fill_prompts(options.view(combination), templates)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
-    require_named(place, options, combination, templates)
+    prompts.require_named(place, options, combination, templates)
 
 
 def fit_folder(run_dir: Path, arm: ResolvedArm, combination: str, fit: int) -> Path:
@@ -137,23 +134,17 @@ def fit_folder(run_dir: Path, arm: ResolvedArm, combination: str, fit: int) -> P
     return run_dir / "adapters" / combination / f"{arm.method}-{arm.content}-fit={fit}"
 
 
-def refit_folder(
-    run_dir: Path, config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], arm: ResolvedArm, combination: str, fit: int
-) -> Path:
-    """Where an arm's refit lies; arms that only draw differently share it."""
-    start = arms[arm.refit.of]
-    prompts = list(training_prompts(config, combination))
-    decided = [asdict(arm.refit), stored_sampling(start.options.sampling), config.score.model_dump(mode="json"), prompts]
-    return run_dir / "adapters" / combination / f"{start.method}-{start.content}-fit={fit}-refit-{_digest(decided)}"
-
-
 def adapter_folder(
     run_dir: Path, config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], arm: ResolvedArm, combination: str, fit: int
 ) -> Path:
-    """Where the adapter that draws an arm's pictures lies."""
-    if arm.refit:
-        return refit_folder(run_dir, config, arms, arm, combination, fit)
-    return fit_folder(run_dir, arm, combination, fit)
+    """Where the adapter that draws an arm's pictures lies, its refit if it has one; arms that only draw differently share it."""
+    if not arm.refit:
+        return fit_folder(run_dir, arm, combination, fit)
+    start = arms[arm.refit.of]
+    prompts = list(training_prompts(config, combination))
+    decided = [asdict(arm.refit), stored_sampling(start.options.sampling), config.score.model_dump(mode="json"), prompts]
+    before = fit_folder(run_dir, start, combination, fit)
+    return before.with_name(f"{before.name}-refit-{digest(decided)}")
 
 
 def first_fits(
@@ -161,17 +152,15 @@ def first_fits(
 ) -> list[FitJob]:
     """One job for each adapter that is fitted from photos, whichever arms use it."""
     jobs: dict[Path, FitJob] = {}
-    for arm in arms.values():
-        for combination in combinations:
-            for fit in range(config.fits):
-                folder = fit_folder(run_dir, arm, combination.key, fit)
-                job = FitJob(
-                    label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method,
-                    hyperparameters={**arm.values, "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed + fit},
-                    backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
-                    seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.steps_in_all(len(combination.subjects)),
-                )  # fmt: skip
-                jobs.setdefault(folder, job)
+    for arm, combination, fit in product(arms.values(), combinations, range(config.fits)):
+        folder = fit_folder(run_dir, arm, combination.key, fit)
+        job = FitJob(
+            label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method,
+            hyperparameters={**arm.values, "singles": str(run_dir.parent / SINGLES), "single_seed": config.seed + fit},
+            backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
+            seed=fit_seed(config.seed, combination.key, fit), steps=arm.options.steps_in_all(len(combination.subjects)),
+        )  # fmt: skip
+        jobs.setdefault(folder, job)
     return list(jobs.values())
 
 
@@ -181,21 +170,19 @@ def refits(
 ) -> list[FitJob]:  # fmt: skip
     """One job for each refit; `starts` and `kept` by (arm, combination, fit). Where nothing was kept there is none."""
     jobs: dict[Path, FitJob] = {}
-    for arm in arms.values():
-        for combination in combinations if arm.refit else ():
-            for fit in range(config.fits):
-                if not kept[arm.label, combination.key, fit]:
-                    continue
-                folder = refit_folder(run_dir, config, arms, arm, combination.key, fit)
-                retraining = arm.refit.retraining
-                job = FitJob(
-                    label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method, hyperparameters={},
-                    backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
-                    seed=fit_seed(config.seed, combination.key, fit), steps=retraining.steps,
-                    start=starts[arm.refit.of, combination.key, fit], kept=kept[arm.label, combination.key, fit], retraining=retraining,
-                    run_dir=str(pool_dir(run_dir)),
-                )  # fmt: skip
-                jobs.setdefault(folder, job)
+    for arm, combination, fit in product(arms.values(), combinations, range(config.fits)):
+        if not arm.refit or not kept[arm.label, combination.key, fit]:
+            continue
+        folder = adapter_folder(run_dir, config, arms, arm, combination.key, fit)
+        retraining = arm.refit.retraining
+        job = FitJob(
+            label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method, hyperparameters={},
+            backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
+            seed=fit_seed(config.seed, combination.key, fit), steps=retraining.steps,
+            start=starts[arm.refit.of, combination.key, fit], kept=kept[arm.label, combination.key, fit], retraining=retraining,
+            run_dir=str(pool_dir(run_dir)),
+        )  # fmt: skip
+        jobs.setdefault(folder, job)
     return list(jobs.values())
 
 
@@ -211,15 +198,10 @@ def pool_chunks(
     """The chunks of every pool: each arm that is refitted draws one for each combination and fit."""
     pools = {arm.refit.of: arm.refit.pool for arm in arms.values() if arm.refit}
     chunks = []
-    for label, count in pools.items():
-        for combination in combinations:
-            bare = replace(arms[label].options.view(combination), prompts=())
-            named = prompts.fill_prompts(bare, training_prompts(config, combination.key))
-            for adapter in _distinct(adapters, label, combination.key, config.fits):
-                chunks += plan.plan_round(
-                    run=config.name, run_seed=config.seed + POOL_SEED, method=label, combination=named, adapter=adapter, round=0,
-                    candidates=count, watched_images=0, batch=config.sampling.batch,
-                )  # fmt: skip
+    for (label, count), combination in product(pools.items(), combinations):
+        bare = replace(arms[label].options.view(combination), prompts=())
+        named = prompts.fill_prompts(bare, training_prompts(config, combination.key))
+        chunks += _chunks(config, label, named, adapters, config.seed + POOL_SEED, count)
     return chunks
 
 
@@ -229,18 +211,24 @@ def evaluation_chunks(
 ) -> list[plan.Chunk]:  # fmt: skip
     """The chunks of every picture that is reported; all arms and fits start from the same noise."""
     chunks = []
-    for arm in arms.values():
-        for combination in combinations:
-            templates = evaluation_prompts(config, combination.key)
-            named = prompts.fill_prompts(arm.options.view(combination), templates)
-            for adapter in _distinct(adapters, arm.label, combination.key, config.fits):
-                chunks += plan.plan_round(
-                    run=config.name, run_seed=config.seed, method=arm.label, combination=named, adapter=adapter, round=0,
-                    candidates=config.images * len(templates), watched_images=0, batch=config.sampling.batch,
-                )  # fmt: skip
+    for arm, combination in product(arms.values(), combinations):
+        templates = evaluation_prompts(config, combination.key)
+        named = prompts.fill_prompts(arm.options.view(combination), templates)
+        chunks += _chunks(config, arm.label, named, adapters, config.seed, config.images * len(templates))
     return chunks
 
 
-def _distinct(adapters: Mapping[tuple[str, str, int], Adapter], label: str, combination: str, fits: int) -> list[Adapter]:
-    found = [adapters.get((label, combination, fit)) for fit in range(fits)]
-    return list({adapter.sha256: adapter for adapter in found if adapter is not None}.values())
+def _chunks(
+    config: BenchmarkConfig, label: str, named: Combination, adapters: Mapping[tuple[str, str, int], Adapter], seed: int, count: int
+) -> list[plan.Chunk]:
+    """The chunks of `count` candidates of each adapter that an arm has for a combination with its prompts filled in."""
+    found = [adapters.get((label, named.key, fit)) for fit in range(config.fits)]
+    distinct = {adapter.sha256: adapter for adapter in found if adapter is not None}
+    return [
+        chunk
+        for adapter in distinct.values()
+        for chunk in plan.plan_round(
+            run=config.name, run_seed=seed, method=label, combination=named, adapter=adapter, round=0, candidates=count,
+            watched_images=0, batch=config.sampling.batch,
+        )
+    ]  # fmt: skip

@@ -12,7 +12,6 @@ from mudi.options import Sampling
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
-from mudi.text.prompts import require_named
 from mudi.user_files.requirements import require
 from pipeline import plan
 from pipeline.phases import Chosen
@@ -24,9 +23,6 @@ from pipeline.settings.sampling_keys import checked_sampling
 from pipeline.workers.draw import DrawSettings
 from pipeline.workers.fit_job import FitJob
 
-# The kept candidates of each combination.
-Kept = Mapping[str, Chosen]
-
 
 def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     """The combination with the run's prompts filled in; ValueError if it or a prompt lacks what the run needs."""
@@ -34,7 +30,7 @@ def with_prompts(config: RunConfig, combination: Combination) -> Combination:
     require("method", method, combination, config.models.backbone, masks=config.rounds > 0)
     templates = templates_of(config, combination.key)
     named = named_prompts(config, combination, templates)
-    require_named("method", method, combination, [*templates, *config.watched_prompts])
+    prompts.require_named("method", method, combination, [*templates, *config.watched_prompts])
     return named
 
 
@@ -64,6 +60,7 @@ def hyperparameters_of(config: RunConfig) -> dict:
 
 def method_of(config: RunConfig) -> Personalization:
     """The run's method as its own frozen value."""
+    # Read first: they refuse a name that is no method's.
     values = hyperparameters_of(config)
     return METHODS[config.method.name](**values)
 
@@ -113,9 +110,9 @@ def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]
 
 
 def refits(
-    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Kept, round: int
+    config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Mapping[str, Chosen], round: int
 ) -> list[FitJob]:
-    """The refits on what `round` kept; a combination that kept nothing has none."""
+    """The refits on what `round` kept of each combination; a combination that kept nothing has none."""
     return [
         FitJob(
             label=combination.key, combination=combination, method=config.method.name, hyperparameters={},

@@ -15,7 +15,8 @@ from mudi.records import Adapter, CandidateKey, Combination
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Candidates of one adapter and one prompt, drawn as one batch. `seeds` are in the order of `keys`."""
+    """Candidates of one adapter and one prompt, drawn as one batch. `seeds` are in the order of `keys`; the id tells the prompt and the
+    first index, and digests every key."""
 
     chunk_id: str
     combination: str
@@ -38,17 +39,9 @@ def candidate_seed(run_seed: int, combination: str, prompt_id: str, round: int, 
 
 
 def plan_round(
-    *,
-    run: str,
-    run_seed: int,
-    method: str,
-    combination: Combination,
-    adapter: Adapter,
-    round: int,
-    candidates: int,
-    watched_images: int,
-    batch: int,
-) -> list[Chunk]:
+    *, run: str, run_seed: int, method: str, combination: Combination, adapter: Adapter, round: int, candidates: int,
+    watched_images: int, batch: int,
+) -> list[Chunk]:  # fmt: skip
     """All chunks of one combination in one round, in the order of its prompts.
 
     `candidates` are spread over the prompts as evenly as they go, earlier prompts taking one more where
@@ -58,6 +51,7 @@ def plan_round(
     ordinary = [prompt for prompt in combination.prompts if not prompt.watched]
     share, left_over = divmod(candidates, len(ordinary))
     counts = {prompt.prompt_id: share + (i < left_over) for i, prompt in enumerate(ordinary)}
+    drawn_by = {"adapter_path": str(adapter.path), "adapter_sha256": adapter.sha256}
     chunks = []
     for prompt in combination.prompts:
         count = watched_images if prompt.watched else counts[prompt.prompt_id]
@@ -66,27 +60,12 @@ def plan_round(
         seeds = [candidate_seed(run_seed, **{**cell, "round": 0 if prompt.watched else round}, index=i) for i in range(count)]
         for start in range(0, count, batch):
             part = slice(start, start + batch)
-            chunks.append(_chunk(keys[part], seeds[part], prompt=prompt.text, adapter_path=str(adapter.path)))
+            digest = hashlib.sha256(json.dumps([key.candidate_id for key in keys[part]]).encode()).hexdigest()
+            named = {"chunk_id": f"{prompt.prompt_id}-{start:04}-{digest[:16]}", "prompt": prompt.text, **cell}
+            chunks.append(Chunk(**named, **drawn_by, keys=tuple(keys[part]), seeds=tuple(seeds[part])))
     return chunks
 
 
 def remaining(chunks: Sequence[Chunk], stored_ids: Collection[str]) -> list[Chunk]:
     """The chunks that are not stored in full, each of them whole."""
     return [chunk for chunk in chunks if any(key.candidate_id not in stored_ids for key in chunk.keys)]
-
-
-def _chunk(keys: Sequence[CandidateKey], seeds: Sequence[int], *, prompt: str, adapter_path: str) -> Chunk:
-    """The chunk of these candidates; its id tells the prompt and first index, and digests every key."""
-    first = keys[0]
-    digest = hashlib.sha256(json.dumps([key.candidate_id for key in keys]).encode()).hexdigest()
-    return Chunk(
-        chunk_id=f"{first.prompt_id}-{first.index:04}-{digest[:16]}",
-        combination=first.combination,
-        prompt_id=first.prompt_id,
-        prompt=prompt,
-        round=first.round,
-        adapter_path=adapter_path,
-        adapter_sha256=first.adapter_sha256,
-        keys=tuple(keys),
-        seeds=tuple(seeds),
-    )

@@ -1,4 +1,4 @@
-"""The check of one combination folder: the use of every file in it, every mistake, and notes.
+"""The check of a combination folder: the use of every file in it, every mistake, and notes; and of a run file with all its folders.
 
 The mistakes are those for which `mudi.dataset` would refuse a run, all of them rather than the first. Each thread
 holds one photo at a time, so a folder of any size fits in memory.
@@ -27,14 +27,12 @@ NO_TEXT = f"{METADATA} is refused"
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectReport:
-    """A subject's usable photos: how many, and the smallest and largest size as (H, W)."""
+    """A subject, with the sizes of its usable photos as (H, W), the smallest first."""
 
     key: str
     phrase: str
     query: str
-    photos: int
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
+    sizes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +41,20 @@ class FolderReport:
 
     folder: Path
     found: int
-    photos: int
-    masks: int
     own: tuple[str, ...]
     """The files that are known by name: OWN_FILES."""
     skipped: Mapping[str, tuple[str, ...]]
     """Reason -> names of files."""
-    subjects: tuple[SubjectReport, ...]
-    listed: int
-    """Lines of photos, usable or not."""
-    refused: int
-    """The number of these that a run would not accept."""
     mistakes: tuple[str, ...]
-    notes: tuple[str, ...]
-    combination: Combination | None
+    photos: int = 0
+    masks: int = 0
+    subjects: tuple[SubjectReport, ...] = ()
+    listed: int = 0
+    """Lines of photos, usable or not."""
+    refused: int = 0
+    """The number of these that a run would not accept."""
+    notes: tuple[str, ...] = ()
+    combination: Combination | None = None
     """As a run would load it; None if a run would refuse it."""
 
 
@@ -107,17 +105,33 @@ def check_folder(folder: Path, queries: Mapping[str, str] | None = None, each: E
     return FolderReport(
         folder=folder,
         found=len(files),
-        photos=len(photos),
-        masks=len(masks),
         own=tuple(own),
         skipped={reason: tuple(names) for reason, names in skipped.items()},
+        mistakes=tuple(mistakes),
+        photos=len(photos),
+        masks=len(masks),
         subjects=tuple(_row(subject, looked[subject]) for subject in combination.subjects),
         listed=len(examined) + len(named),
         refused=len(broken) + len(named),
-        mistakes=tuple(mistakes),
         notes=tuple(notes.of_folder(looked)),
         combination=None if mistakes else combination,
     )
+
+
+def check_run(path: Path, each: Each = map) -> tuple[list[str], list[FolderReport]]:
+    """The mistakes of a run file's settings, and the reports on its combinations: everything that the run would refuse.
+
+    Raises ValueError where the file itself cannot be read as what it is, naming the first place. What only a
+    running cluster can tell, such as whether it has the GPUs that are asked for, is left to the run.
+    """
+    from pipeline.ready import ready
+    from pipeline.settings.benchmark_config import load_plan
+
+    config = load_plan(path)
+    reports = [check_folder(folder, config.queries.get(folder.name), each) for folder in config.combinations]
+    mistakes: list[ValueError] = []
+    ready(config, mistakes.append, [report.combination for report in reports if report.combination is not None])
+    return [str(mistake) for mistake in mistakes], reports
 
 
 def _without_text(folder: Path, mistakes: tuple[str, ...]) -> FolderReport:
@@ -125,10 +139,7 @@ def _without_text(folder: Path, mistakes: tuple[str, ...]) -> FolderReport:
     files = list(_files(folder)) if folder.is_dir() else []
     own = tuple(name for name in files if name in OWN_FILES)
     rest = tuple(name for name in files if name not in OWN_FILES)
-    return FolderReport(
-        folder=folder, found=len(files), photos=0, masks=0, own=own, skipped={NO_TEXT: rest} if rest else {}, subjects=(), listed=0,
-        refused=0, mistakes=mistakes, notes=(), combination=None,
-    )  # fmt: skip
+    return FolderReport(folder=folder, found=len(files), own=own, skipped={NO_TEXT: rest} if rest else {}, mistakes=mistakes)
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -171,7 +182,4 @@ def _why_unlisted(path: Path, sizes: Collection[int], hashes: Mapping[str, str])
 
 def _row(subject: Subject, looked: Iterable[Examined]) -> SubjectReport:
     sizes = sorted((one.size for one in looked if not one.mistake), key=lambda size: size[0] * size[1])
-    return SubjectReport(
-        key=subject.key, phrase=subject.phrase, query=subject.detection_query, photos=len(sizes),
-        smallest=sizes[0] if sizes else None, largest=sizes[-1] if sizes else None,
-    )  # fmt: skip
+    return SubjectReport(key=subject.key, phrase=subject.phrase, query=subject.detection_query, sizes=tuple(sizes))

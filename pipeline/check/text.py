@@ -20,9 +20,9 @@ def folder_lines(report: FolderReport) -> Iterator[str]:
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         yield f"  skipped {len(names)}, {reason}: {', '.join(map(printable, names[:SHOWN_NAMES]))}{more}"
     for row in report.subjects:
-        sizes = f"{_size(row.smallest)} to {_size(row.largest)}" if row.photos else "none"
+        sizes = f"{_size(row.sizes[0])} to {_size(row.sizes[-1])}" if row.sizes else "none"
         found_by = f'detected as "{row.query}"' if row.query else "a style, which is not detected"
-        yield f'  {row.key}  "{row.phrase}", {found_by}: {row.photos} photos, {sizes}'
+        yield f'  {row.key}  "{row.phrase}", {found_by}: {len(row.sizes)} photos, {sizes}'
     yield from (f"  note: {printable(note)}" for note in report.notes)
     yield from (f"  refused: {printable(mistake)}" for mistake in report.mistakes)
 
@@ -31,11 +31,8 @@ def verdict(report: FolderReport) -> str:
     """Why a run would not accept the folder, in one line."""
     name = printable(report.folder.name)
     if report.refused:
-        one = report.refused == 1
-        return (
-            f"{name}: {report.refused} of {report.listed} listed photos cannot be used; correct or remove "
-            f"{'its line' if one else 'their lines'}"
-        )
+        lines = "its line" if report.refused == 1 else "their lines"
+        return f"{name}: {report.refused} of {report.listed} listed photos cannot be used; correct or remove {lines}"
     return printable(f"{name}: {report.mistakes[0]}")
 
 

@@ -11,14 +11,14 @@ all its rates depend on (backbone, precision, resolution, threads), the rest sta
     png                                          bytes a picture
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mudi.adapter_size import known_architecture
+from pipeline.arms import digest
 from pipeline.assignments import located
 from pipeline.ready import Config
 from pipeline.settings.config import workers_of
@@ -40,12 +40,8 @@ class Rate:
     source: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """The rates of one type of device, "cpu" or what a GPU calls itself."""
-
-    device: str
-    rates: Mapping[str, Rate] = field(default_factory=dict)
+# The rates of one type of device by name.
+Rates = Mapping[str, Rate]
 
 
 def settings_of(config: Config) -> dict:
@@ -57,22 +53,18 @@ def settings_of(config: Config) -> dict:
     }  # fmt: skip
 
 
-def calibrations(config: Config) -> list[Calibration]:
-    """Every stored calibration for the settings of this run file, by device. ValueError for a file that cannot be read."""
-    return [_read(path) for path in sorted(run_folder(config.runs, FOLDER).glob(f"*-{_digest(settings_of(config))}.json"))]
+def calibrations(config: Config) -> dict[str, Rates]:
+    """The stored rates for the settings of this run file, by device, "cpu" or what a GPU calls itself. ValueError for a file that cannot
+    be read."""
+    return dict(_read(path) for path in sorted(run_folder(config.runs, FOLDER).glob(f"*-{digest(settings_of(config))}.json")))
 
 
-def find(config: Config, device: str) -> Calibration:
-    """The stored calibration of a type of device, or an empty one."""
-    return next((stored for stored in calibrations(config) if stored.device == device), Calibration(device=device))
-
-
-def store(config: Config, device: str, rates: Mapping[str, Rate]) -> Path:
+def store(config: Config, device: str, rates: Rates) -> Path:
     """Writes these rates, beside those of other names that are stored already, by rename, and returns the file."""
     slug, settings = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-"), settings_of(config)
-    together = {name: asdict(rate) for name, rate in sorted({**find(config, device).rates, **rates}.items())}
+    together = {name: asdict(rate) for name, rate in sorted({**calibrations(config).get(device, {}), **rates}.items())}
     content = {"version": VERSION, "device": device, "settings": settings, "rates": together}
-    return publish(run_folder(config.runs, FOLDER), f"{slug}-{_digest(settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
+    return publish(run_folder(config.runs, FOLDER), f"{slug}-{digest(settings)}.json", json.dumps(content, indent=1).encode() + b"\n")
 
 
 def scorer_names(config: Config) -> tuple[str, str]:
@@ -87,11 +79,7 @@ def judge_name(config: Config, *metrics: str) -> str:
     return f"judge {' + '.join(sorted(metrics))} {' '.join(used)}".strip()
 
 
-def _digest(settings: Mapping) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _read(path: Path) -> Calibration:
+def _read(path: Path) -> tuple[str, Rates]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != VERSION:
@@ -99,4 +87,4 @@ def _read(path: Path) -> Calibration:
         rates = {name: Rate(**rate) for name, rate in content["rates"].items()}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no calibration ({error}); remove it and run `mudi plan` with --calibrate") from None
-    return Calibration(device=content["device"], rates=rates)
+    return content["device"], rates

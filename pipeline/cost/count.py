@@ -159,12 +159,8 @@ def _judgements(run: Ready, phase: Judgements) -> list[Task]:
     lacking, tasks = unjudged(phase), []
     for chunk in phase.chunks if phase.metrics else ():
         metrics, pictures = lacking.get(chunk.chunk_id, ()), len(chunk.keys)
-        told = {
-            "kind": judge_name(run.config, *(metrics or phase.metrics)),
-            "place": chunk.chunk_id,
-            "units": pictures,
-            "done": not metrics,
-        }
         whole, left = Counter(scores=pictures * len(phase.metrics)), Counter(scores=pictures * len(metrics))
-        tasks.append(Task(stage="judge", owner=chunk.keys[0].method, whole=whole, left=left, **told))
+        kind = judge_name(run.config, *(metrics or phase.metrics))
+        told = {"kind": kind, "place": chunk.chunk_id, "whole": whole, "left": left, "units": pictures, "done": not metrics}
+        tasks.append(Task(stage="judge", owner=chunk.keys[0].method, **told))
     return tasks

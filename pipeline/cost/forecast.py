@@ -17,7 +17,6 @@ from pipeline.cost.price import Price, price, workers_at_once
 from pipeline.phases import Progress
 from pipeline.ready import Ready
 from pipeline.tables import journal
-from pipeline.tables.journal import read_events
 from pipeline.tables.read import read_file
 from pipeline.workers.fit_job import read_cost
 
@@ -42,7 +41,7 @@ class Planned:
 def plan_now(run: Ready) -> Planned:
     """The plan of what is left to do, noted in events.jsonl as "planned"."""
     workload, gpus = workload_of(run), run.config.cluster.workers.gpus > 0
-    prices = tuple(price(run.config, workload, stored) for stored in calibration.calibrations(run.config))
+    prices = tuple(price(run.config, workload, *stored) for stored in calibration.calibrations(run.config).items())
     journal.append_event(run.run_dir, event="planned", devices=[asdict(of_device) for of_device in prices])
     expected = [of_device for of_device in prices if (of_device.device != "cpu") == gpus and of_device.wall and of_device.wall[1]]
     said = "; ".join(f"{duration(of_device.wall)} on {of_device.device}" for of_device in expected)
@@ -71,7 +70,7 @@ def close_plan(run: Ready, planned: Planned, seconds: float) -> str:
     if len(devices) != 1:
         return f"ran on {len(devices)} known types of device ({', '.join(sorted(devices))}): not compared with a plan, no rates stored"
     (device,) = devices
-    rates = rates_of(measured, calibration.find(run.config, device).rates, source)
+    rates = rates_of(measured, calibration.calibrations(run.config).get(device, {}), source)
     first = min([*planned.fitting, *measured.began], default=None)
     # Class priors and metrics are noted when they are done, so a run that begins with them does not tell how long its start was.
     if first is not None and left[0].stage in ("fit", "draw"):
@@ -129,7 +128,7 @@ def measure(run: Ready, before: Workload, since: float, found: Measured) -> Meas
     workers, judged = workers_at_once(run.config.cluster), []
     _chunks(run, since, found, workers)
     recipes = {task.place: task for task in before.tasks("priors")}
-    for event in read_events(run.run_dir, since):
+    for event in journal.read_events(run.run_dir, since):
         match event:
             case {"event": "priors", "folder": str(folder), "batch": int(batch)} if folder in recipes:
                 noted = json.loads((run.run_dir.parent / FOLDER / folder / f"batch-{batch:04d}" / MANIFEST).read_text())
@@ -149,7 +148,7 @@ def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
     # Chunks are named after the adapters that draw them, so only afterwards is known which are which.
     for phase in workload_of(run).phases:
         tasks = {task.place: task for task in phase.tasks if task.stage == "draw"}
-        for event in read_events(phase.run_dir, since) if tasks else ():
+        for event in journal.read_events(phase.run_dir, since) if tasks else ():
             match event:
                 case {"event": "chunk", "chunk": str(name), "seconds": {"began": float(began), "generate": _, "detect": _, "compare": _}}:
                     chunks += [(began, name, phase.run_dir, tasks[name], event["seconds"])] if name in tasks else []

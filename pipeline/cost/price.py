@@ -7,10 +7,10 @@ detecting and comparing, and at the high end each is drawn twice.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.cost.calibration import START, Calibration, Rate, scorer_names
+from pipeline.cost.calibration import START, Rates, scorer_names
 from pipeline.cost.count import Task, Workload
 from pipeline.ready import Config
 from pipeline.settings.config import Cluster
@@ -35,11 +35,11 @@ class Price:
     lacking: tuple[str, ...] = ()
 
 
-def price(config: Config, workload: Workload, calibration: Calibration) -> Price:
-    """What is left of `workload` on the device of `calibration`."""
-    rates, left = calibration.rates, [task for task in workload.tasks() if not task.done]
+def price(config: Config, workload: Workload, device: str, rates: Rates) -> Price:
+    """What is left of `workload` on a type of device with these rates."""
+    left = [task for task in workload.tasks() if not task.done]
     peaks = [rates[task.kind].peak_bytes or 0 for task in workload.tasks("fit") if task.kind in rates]
-    known = {"device": calibration.device, "fit_peak": max(peaks, default=0) or None}
+    known = {"device": device, "fit_peak": max(peaks, default=0) or None}
     needed = {task.kind for task in left}.union(scorer_names(config) if {"draw", "priors"} & {task.stage for task in left} else ())
     if lacking := tuple(sorted(needed - set(rates))):
         return Price(lacking=lacking, **known)
@@ -66,7 +66,7 @@ def workers_at_once(cluster: Cluster) -> int:
     return min(slot.count or room, room)
 
 
-def start_seconds(cluster: Cluster, rates: Mapping[str, Rate]) -> Range:
+def start_seconds(cluster: Cluster, rates: Rates) -> Range:
     """Seconds until the first piece of work begins: as runs measured it, or so long as libraries take that load side by side."""
     if (measured := rates.get(START)) is not None:
         return NOISE[0] * measured.low, NOISE[1] * measured.high
@@ -75,7 +75,7 @@ def start_seconds(cluster: Cluster, rates: Mapping[str, Rate]) -> Range:
     return ray[0] + LIBRARIES[0] + FIRST_MODEL[0], ray[1] + crowded * LIBRARIES[1] + FIRST_MODEL[1]
 
 
-def seconds(task: Task, config: Config, rates: Mapping[str, Rate]) -> Range:
+def seconds(task: Task, config: Config, rates: Rates) -> Range:
     """Seconds of a worker for what is left of a task. A chunk that is not full has its share at the low end and the whole at the high
     one; the pictures of a chunk are scored by the same worker."""
     rate = rates[task.kind]

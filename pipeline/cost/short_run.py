@@ -15,7 +15,6 @@ from pipeline.arms import pool_dir
 from pipeline.carry_out import carry_out, phases_of
 from pipeline.class_priors import needs_of
 from pipeline.cost import calibration
-from pipeline.cost.calibration import Rate
 from pipeline.cost.count import workload_of
 from pipeline.cost.forecast import Measured, measure, rates_of
 from pipeline.phases import Choice, Priors, listed, unjudged
@@ -30,7 +29,7 @@ from pipeline.workers.worker import Do
 WARM_UP, LENGTHS = 1, (2, 8)  # optimiser steps of every fit and denoising steps of every picture
 
 
-def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, say: Callable[[str], None]) -> tuple[str, dict[str, Rate]]:
+def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, say: Callable[[str], None]) -> tuple[str, calibration.Rates]:
     """The device's name and the rates of everything that the run asks for. `load` reads its file again with these overrides. Raises
     ValueError where none of the combinations is here."""
     found = Measured()
@@ -44,7 +43,7 @@ def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, sa
             _draw_priors(run, scratch, steps, do, of_these)
             measure(short, before, began, of_these)
     (device,) = found.devices
-    return device, rates_of(found, calibration.find(run.config, device).rates, "short runs")
+    return device, rates_of(found, calibration.calibrations(run.config).get(device, {}), "short runs")
 
 
 def _draw_priors(run: Ready, scratch: Path, steps: int, do: Do, found: Measured) -> None:

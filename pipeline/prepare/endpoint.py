@@ -4,8 +4,6 @@ The client is one POST of httpx2 rather than the openai package, which follows r
 size, retries with waits of its own and takes settings from the environment.
 """
 
-import base64
-import io
 import re
 import ssl
 import time
@@ -20,9 +18,10 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError, create_model
 
 from mudi.user_files.descriptions import quoted
+from pipeline.templates.page import picture_address
 from pipeline.workers.failure import RunFailedError
 
 LARGEST_REPLY = 1_000_000  # bytes; forty prompts are 4,000
@@ -77,16 +76,8 @@ class RefusedFormatError(Exception):
     """The server does not understand the request as it is; its text says why."""
 
 
-class _Message(BaseModel):
-    content: str
-
-
-class _Choice(BaseModel):
-    message: _Message
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice]
+_Choice = create_model("_Choice", message=create_model("_Message", content=str))
+_Completion = create_model("_Completion", choices=list[_Choice])
 
 
 def answer(endpoint: Endpoint, model: str, messages: Sequence[Message], schema: dict[str, Any]) -> str:
@@ -123,13 +114,10 @@ def data_url(image: np.ndarray) -> str:
     """The photo as a data: URL of a JPEG, scaled down to 768 pixels on its longer side if it is larger."""
     picture = Image.fromarray(image)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return picture_address(picture, "JPEG", quality=90)
 
 
 def _persistent(endpoint: Endpoint, request: dict[str, Any]) -> str:
-    """The answer, after as many further tries as there are delays."""
     for delay in (*endpoint.delays, None):
         try:
             return _post(endpoint, request)

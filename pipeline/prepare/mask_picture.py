@@ -1,7 +1,6 @@
 """A photo with its mask and boxes drawn on it, small: the outside of the mask greyed, its edge and the boxes as lines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,18 +13,12 @@ TINT = 0.12
 GREYED = 0.55
 
 
-@dataclass(frozen=True, kw_only=True)
-class Marks:
-    """The lines on a photo, in its pixels: the detector's boxes, and box and points given by hand."""
-
-    detected: Sequence[Box] = ()
-    by_hand: Box | None = None
-    points: Sequence[tuple[float, float]] = ()
-
-
-def mask_picture(photo: np.ndarray, mask: np.ndarray | None, marks: Marks, side: int) -> Image.Image:
+def mask_picture(
+    photo: np.ndarray, mask: np.ndarray | None, side: int, detected: Sequence[Box] = (), by_hand: Box | None = None,
+    points: Sequence[tuple[float, float]] = (),
+) -> Image.Image:  # fmt: skip
     """A photo, uint8 (H, W, 3), `side` pixels along its longer side: tinted and outlined within its mask, bool (H, W),
-    and grey outside."""
+    and grey outside. The detector's boxes, and box and points given by hand, are in the photo's pixels."""
     height, width = photo.shape[:2]
     scale = side / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -35,13 +28,13 @@ def mask_picture(photo: np.ndarray, mask: np.ndarray | None, marks: Marks, side:
     if mask is not None:
         picture = _show_mask(picture, np.asarray(Image.fromarray(mask).convert("L").resize(size, Image.Resampling.BOX)) >= 128)
     draw = ImageDraw.Draw(picture)
-    lines = [(box, DETECTED) for box in marks.detected] + ([(marks.by_hand, BY_HAND)] if marks.by_hand else [])
+    lines = [(box, DETECTED) for box in detected] + ([(by_hand, BY_HAND)] if by_hand else [])
     for box, colour in lines:
         corners = [min(max(round(x * scale), 0), limit - 1) for x, limit in zip(box, size * 2, strict=True)]
         for grow, line in ((1, (0, 0, 0)), (0, colour)):
             x0, y0, x1, y1 = corners
             draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), outline=line, width=3 + 2 * grow)
-    for x, y in marks.points:
+    for x, y in points:
         draw.ellipse([x * scale - 4, y * scale - 4, x * scale + 4, y * scale + 4], fill=BY_HAND, outline=(0, 0, 0))
     return picture
 

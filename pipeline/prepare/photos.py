@@ -20,7 +20,6 @@ class PreparedPhoto:
 
     subject: str
     name: str
-    caption: str
     entry: PhotoEntry
     record: PhotoRecord
     path: Path
@@ -30,11 +29,6 @@ class PreparedPhoto:
     @property
     def mask_name(self) -> str | None:
         return self.mask and self.mask.name
-
-    @property
-    def hinted(self) -> bool:
-        """Whether subjects.yaml says where the subject is."""
-        return is_hinted(self.entry)
 
     @property
     def given_mask(self) -> bool:
@@ -73,16 +67,11 @@ def prepared_photos(
         stale += known.stale
         photos.append(
             PreparedPhoto(
-                subject=key, name=name, caption=photo.caption, entry=photo, record=record, path=here[name], mask=mask,
+                subject=key, name=name, entry=photo, record=record, path=here[name], mask=mask,
                 doubts=_doubts(record, here[name], mask),
             )
         )  # fmt: skip
     return tuple(photos), stale, len(jobs)
-
-
-def is_hinted(photo: PhotoEntry) -> bool:
-    """Whether a person gave a box or points on the subject."""
-    return photo.box is not None or bool(photo.points)
 
 
 def _decide(
@@ -97,7 +86,7 @@ def _decide(
     if masks and record.mask.origin != "made":
         return _Decision(record=record, mask=masks[0], job=None)
     by_detector = (query, settings.detector, settings.segmenter, settings.threshold)
-    asked = (photo.box, photo.points, settings.segmenter) if is_hinted(photo) else by_detector
+    asked = (photo.box, photo.points, settings.segmenter) if photo.hinted else by_detector
     inputs = inputs_sha256((file_sha256(here[name]), *asked))
     current = bool(masks) and file_sha256(masks[0]) == ours[-1] if record.mask else not masks
     if record.inputs == inputs and current:
@@ -125,7 +114,6 @@ def _require_models(settings: MaskSettings, count: int) -> None:
 
 
 def _store(name: str, record: PhotoRecord, made: MadeMask, staged: Path) -> tuple[PhotoRecord, Path | None]:
-    """The record with the models' answer, and the mask in `staged`."""
     earlier = record.mask.sha256 if record.mask else ()
     mask, path = None, None
     if made.png is not None:

@@ -17,7 +17,6 @@ from PIL import Image
 from mudi.layout import preview
 from mudi.model_facts import file_sha256
 from mudi.records import Combination, Reference, Subject
-from mudi.user_files.masking import THRESHOLD
 from mudi.user_files.names import check_combination_name, check_subject_key
 from pipeline.prepare.contact_sheet import PAGE, PICTURE, write_sheets
 from pipeline.prepare.photos import PreparedPhoto, prepared_photos
@@ -25,7 +24,7 @@ from pipeline.prepare.record import FILE_NAME, PhotoRecord, Record, Skipped, pri
 from pipeline.prepare.sources import Photo, Scan, copy_mask, copy_photo, scan
 from pipeline.prepare.words import check_hints, check_tokens, check_words, photos_of, phrases_of, rename_in_captions, write_words
 from pipeline.prepare.writer import Writer
-from pipeline.settings import subjects_file
+from pipeline.settings.subjects_file import FILE_NAME as WORDS
 from pipeline.settings.subjects_file import SubjectsFile, read_subjects, write_subjects
 from pipeline.workers.masks import Masker, MaskSettings, Progress
 
@@ -43,7 +42,6 @@ class Prepared:
     file: SubjectsFile
     photos: tuple[PreparedPhoto, ...]
     scan: Scan | None
-    skipped: tuple[Skipped, ...]
     renewed: int
     removed: tuple[str, ...]
     notes: tuple[str, ...]
@@ -68,12 +66,14 @@ def prepare(
     out = Path(os.path.abspath(out))
     before = read_record(out)
     _check_names(sources, out, first=before is None)
-    words_path = out / subjects_file.FILE_NAME
+    words_path = out / WORDS
     file = read_subjects(words_path) if before else None
     found = scan(sources, {photo.source_sha256 for photo in before.photos.values()} if before else ()) if sources else None
     with _staging(out, first=before is None) as staged:
         records, new = _copy(found.photos if found else (), before, out, staged)
-        _require_photos(sources, file, new)
+        for key, folder in sources.items():
+            if key not in new and (file is None or key not in file.subjects):
+                raise ValueError(f"{key}={folder}: no file in it can be used as a photo (JPEG, PNG or WEBP); nothing was written")
         edited = rename_in_captions(file, before.phrases) if file else None
         words = write_words(edited, new, writer, progress)
         here = {path.name: path for folder in (out, staged) if folder.is_dir() for path in folder.iterdir() if path.is_file()}
@@ -92,13 +92,11 @@ def prepare(
             skipped=_skipped(found, before),
         )
         if words != file:
-            write_subjects(staged / subjects_file.FILE_NAME, words)
+            write_subjects(staged / WORDS, words)
         (staged / FILE_NAME).write_bytes(record_bytes(record))
         (staged / METADATA).write_text(_metadata(words, photos), encoding="utf-8")
         removed = tuple(sorted(set(record.photos) - {photo.name for photo in photos}))
-        prepared = Prepared(
-            out=out, file=words, photos=photos, scan=found, skipped=record.skipped, renewed=renewed, removed=removed, notes=tuple(notes),
-        )  # fmt: skip
+        prepared = Prepared(out=out, file=words, photos=photos, scan=found, renewed=renewed, removed=removed, notes=tuple(notes))
         write_sheets(staged, out.name, words, photos, record.skipped, removed)
         stale += _preview(prepared, staged)
         _put_in_place(staged, out, [name for name in stale if name not in {photo.mask_name for photo in photos}])
@@ -107,14 +105,9 @@ def prepare(
 
 def known_settings(out: Path, detector: str | None, segmenter: str | None, threshold: float | None) -> MaskSettings:
     """The models to use: those given, else those of the folder's record, else ""."""
-    before = read_record(Path(os.path.abspath(out)))
-    if threshold is None:
-        threshold = before.threshold if before else THRESHOLD
-    return MaskSettings(
-        detector=detector or (before and before.detector) or "",
-        segmenter=segmenter or (before and before.segmenter) or "",
-        threshold=threshold,
-    )
+    before = read_record(Path(os.path.abspath(out))) or MaskSettings(detector="", segmenter="")
+    threshold = before.threshold if threshold is None else threshold
+    return MaskSettings(detector=detector or before.detector or "", segmenter=segmenter or before.segmenter or "", threshold=threshold)
 
 
 def _check_names(sources: Mapping[str, Path], out: Path, first: bool) -> None:
@@ -171,12 +164,6 @@ def _copy(
     return records, new
 
 
-def _require_photos(sources: Mapping[str, Path], file: SubjectsFile | None, new: Mapping[str, object]) -> None:
-    for key, folder in sources.items():
-        if key not in new and (file is None or key not in file.subjects):
-            raise ValueError(f"{key}={folder}: no file in it can be used as a photo (JPEG, PNG or WEBP); nothing was written")
-
-
 def _skipped(found: Scan | None, before: Record | None) -> tuple[Skipped, ...]:
     """The files that this scan skipped, and of the other subjects those that earlier scans skipped."""
     earlier = [row for row in before.skipped if found is None or row.subject not in found.found] if before else []
@@ -192,11 +179,10 @@ def _preview(prepared: Prepared, staged: Path) -> list[str]:
 
 
 def _combination(prepared: Prepared) -> Combination:
-    """The photos that have a mask, at their present paths, with the layouts."""
     subjects = []
     for key, entry in prepared.file.subjects.items():
         own = [photo for photo in prepared.photos if photo.subject == key and photo.mask is not None]
-        references = tuple(Reference(image_path=photo.path, mask_path=photo.mask, caption=photo.caption) for photo in own)
+        references = tuple(Reference(image_path=photo.path, mask_path=photo.mask, caption=photo.entry.caption) for photo in own)
         subjects.append(
             Subject(key=key, identifier=entry.identifier, class_noun=entry.class_noun, detection_query=entry.query, references=references)
         )
@@ -208,7 +194,7 @@ def _metadata(file: SubjectsFile, photos: tuple[PreparedPhoto, ...]) -> str:
     if file.layouts:
         header["layouts"] = [{key: list(layout[key]) for key in file.subjects} for layout in file.layouts]
     lines = [
-        {"id": photo.subject, "file_name": photo.name, "mask_path": photo.mask_name, "text": photo.caption}
+        {"id": photo.subject, "file_name": photo.name, "mask_path": photo.mask_name, "text": photo.entry.caption}
         for photo in photos
         if photo.mask is not None
     ]
@@ -224,7 +210,7 @@ def _put_in_place(staged: Path, out: Path, stale: list[str]) -> None:
     if not (out / FILE_NAME).exists():
         staged.rename(out)
         return
-    ranks = {subjects_file.FILE_NAME: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5, PREVIEW: 5}
+    ranks = {WORDS: 1, FILE_NAME: 2, METADATA: 4, PAGE: 5, PICTURE: 5, PREVIEW: 5}
     files = [(3 if path.name.startswith("mask_") else ranks.get(path.name, 0), path) for path in sorted(staged.iterdir())]
     for name in stale:
         (out / name).unlink(missing_ok=True)

@@ -36,7 +36,12 @@ class Cell:
 def sheet_picture(rows: Sequence[Heading | Sequence[Cell]]) -> Image.Image:
     """The sheet in 256 colours: a third of the bytes, and good enough to judge an outline."""
     width = COLUMNS * (CELL + GAP) + GAP
-    strips = [strip for row in rows for strip in (_heading(row, width) if isinstance(row, Heading) else _grid(row, width))]
+    strips: list[Image.Image] = []
+    for row in rows:
+        if isinstance(row, Heading):
+            strips += _heading(row, width)
+        else:
+            strips += [_row(row[start : start + COLUMNS], width) for start in range(0, len(row), COLUMNS)]
     sheet = Image.new("RGB", (width, sum(strip.height for strip in strips) + GAP), PAPER)
     y = 0
     for strip in strips:
@@ -59,10 +64,6 @@ def _heading(heading: Heading, width: int) -> list[Image.Image]:
         ImageDraw.Draw(strip).text((GAP, height - 4), text, font=font, fill=colour, anchor="ls")
         strips.append(strip)
     return strips
-
-
-def _grid(cells: Sequence[Cell], width: int) -> list[Image.Image]:
-    return [_row(cells[start : start + COLUMNS], width) for start in range(0, len(cells), COLUMNS)]
 
 
 def _row(cells: Sequence[Cell], width: int) -> Image.Image:

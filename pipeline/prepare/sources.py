@@ -118,7 +118,8 @@ def _files(subject: str, folder: Path) -> list[Path]:
 
 def _masks(files: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
     """Photo -> its mask; and the files named as masks that are the mask of no photo -> the reason."""
-    named = {path: match["photo"].lower() for path in files if (match := MASK.fullmatch(path.stem)) and _is_mask_suffix(path)}
+    able = [path for path in files if path.suffix.lower() in MASK_SUFFIXES]
+    named = {path: match["photo"].lower() for path in able if (match := MASK.fullmatch(path.stem))}
     photos = {path.stem.lower(): path for path in reversed(files) if path not in named}
     masks, orphans = {}, {}
     for path, stem in named.items():
@@ -131,12 +132,7 @@ def _masks(files: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
     return masks, orphans
 
 
-def _is_mask_suffix(path: Path) -> bool:
-    return path.suffix.lower() in MASK_SUFFIXES
-
-
 def _photo(subject: str, path: Path, mask: Path | None) -> Photo:
-    """ValueError if the file cannot be used as a photo."""
     if path.name.startswith("."):
         raise ValueError("a hidden file")
     if path.is_dir():
@@ -164,14 +160,9 @@ def _repair(path: Path, orientation: int) -> str | None:
             reasons.append("transparent parts made white")
         elif image.mode != "RGB":
             reasons.append(f"colours changed from {image.mode} to RGB")
-        if image.format == "PNG" and _bit_depth(path) > 8:
+        if image.format == "PNG" and path.read_bytes()[PNG_BIT_DEPTH] > 8:
             reasons.append("16 bits a colour made 8")
     return ", ".join(reasons) or None
-
-
-def _bit_depth(png: Path) -> int:
-    with png.open("rb") as file:
-        return file.read(PNG_BIT_DEPTH + 1)[-1]
 
 
 def _mask_problem(photo: Photo) -> str | None:

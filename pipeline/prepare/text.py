@@ -6,12 +6,6 @@ from pipeline.prepare.prepare import PREVIEW, Prepared
 from pipeline.settings.subjects_file import FILE_NAME
 
 
-def print_prepared(prepared: Prepared) -> None:
-    """Prints the summary."""
-    for line in summary(prepared):
-        print(line)
-
-
 def summary(prepared: Prepared) -> list[str]:
     """Counts that add up, skipped files and why, photos to look at, and the paths of the results."""
     photos, scan, notes = prepared.photos, prepared.scan, prepared.notes
@@ -25,7 +19,7 @@ def summary(prepared: Prepared) -> list[str]:
         lines += [f"  skipped {row.file}: {row.reason}" for row in skipped]
         lines += [f"  {photo.path.name} saved anew: {photo.repair}" for photo in own if photo.repair]
     lines += [f"not used: {name}, taken out of {FILE_NAME}" for name in prepared.removed]
-    lines += [_unused_hint(photo) for photo in photos if photo.hinted and photo.given_mask]
+    lines += [_unused_hint(photo) for photo in photos if photo.entry.hinted and photo.given_mask]
     looks = [photo for photo in photos if photo.doubts]
     if looks or notes:
         lines.append(f"needs a look ({len(looks) + len(notes)}):")

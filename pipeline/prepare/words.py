@@ -10,12 +10,11 @@ from mudi.user_files.identifiers import IDENTIFIERS, check_identifier
 from mudi.user_files.metadata_file import text_of
 from mudi.user_files.names import check_subject_key, is_device
 from mudi.user_files.photos import read_image
-from pipeline.prepare.writer import Writer
+from pipeline.prepare.writer import MOST_PHOTOS, Writer
 from pipeline.settings.subjects_file import PhotoEntry, SubjectEntry, SubjectsFile
 from pipeline.workers.failure import RunFailedError
 from pipeline.workers.masks import Progress
 
-LOOKED_AT = 4
 PROMPTS = 10
 LAYOUTS = 4
 
@@ -102,7 +101,7 @@ def check_words(file: SubjectsFile, path: Path, photos: Collection[str]) -> None
 def check_hints(file: SubjectsFile, path: Path, photos: Mapping[str, Path]) -> None:
     """ValueError that names the key if a box or point of `path` does not lie in its photo; photos: file name -> photo."""
     for key, name, photo in photos_of(file):
-        if photo.box is None and not photo.points:
+        if not photo.hinted:
             continue
         where = f"{path}: subjects.{key}.photos.{name}"
         height, width = read_image(photos[name]).shape[:2]
@@ -140,7 +139,7 @@ def check_tokens(file: SubjectsFile, path: Path, backbone: str | None) -> list[s
 
 def _new_subject(key: str, photos: Mapping[str, Path], writer: Writer, others: Mapping[str, SubjectEntry]) -> SubjectEntry:
     noun = key.replace("_", " ").strip()
-    described = writer.describe([read_image(path) for path in list(photos.values())[:LOOKED_AT]], noun)
+    described = writer.describe([read_image(path) for path in list(photos.values())[:MOST_PHOTOS]], noun)
     taken = {entry.identifier for entry in others.values()}
     free = [word for word in IDENTIFIERS if word not in taken]
     if not free:

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from mudi.records import CANVAS
 from mudi.user_files.descriptions import Mistakes, ask_until_valid, checked_caption, checked_class, checked_templates, correction
 from pipeline.prepare.endpoint import Endpoint, Message, answer, user_message
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Layout = dict[str, tuple[float, float, float, float]]
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -58,9 +56,9 @@ class Writer:
 
     source: str
     """The writer's name, for `subjects.yaml`."""
-    describe: Callable[[Sequence["np.ndarray"], str], str]
+    describe: Callable[[Sequence[np.ndarray], str], str]
     """(photos of one subject (H, W, 3), its noun) -> a descriptive class of 1 to 4 words, lower case."""
-    caption: Callable[["np.ndarray", str], str]
+    caption: Callable[[np.ndarray, str], str]
     """(a photo (H, W, 3), the subject's phrase "olis corgi") -> a caption that holds the phrase."""
     prompts: Callable[[Sequence[str], int], list[str]]
     """(phrases, count) -> that many distinct templates with "{subjects}"."""
@@ -74,7 +72,7 @@ def templates_writer() -> Writer:
         source="templates",
         describe=lambda images, noun: noun,
         caption=lambda image, phrase: f"A photo of a {phrase}.",
-        prompts=_own_templates,
+        prompts=lambda phrases, count: list(TEMPLATES[:count]),
         layouts=lambda phrases, count: [],
     )
 
@@ -112,18 +110,9 @@ def endpoint_writer(address: str, key: str | None, vision_model: str, language_m
     )
 
 
-class _Class(BaseModel):
-    descriptive_class: str
-
-
-class _Caption(BaseModel):
-    caption: str
-
-
-class _Prompts(BaseModel):
-    prompts: list[str]
-
-
+_Class = create_model("_Class", descriptive_class=str)
+_Caption = create_model("_Caption", caption=str)
+_Prompts = create_model("_Prompts", prompts=list[str])
 Coordinate = Annotated[float, Field(ge=0, le=CANVAS, allow_inf_nan=False)]
 
 
@@ -137,19 +126,14 @@ class _Box(BaseModel):
     y_max: Coordinate
 
 
-class _Layout(BaseModel):
-    boxes: list[_Box]
-
-
-class _Layouts(BaseModel):
-    layouts: list[_Layout]
+_Layouts = create_model("_Layouts", layouts=list[create_model("_Layout", boxes=list[_Box])])
 
 
 # (the task's name for an error, question, form of the answer, its check, photos) -> the answer as its check returns it.
 Ask = Callable[..., Any]
 
 
-def _describe(ask: Ask, images: Sequence["np.ndarray"], noun: str) -> str:
+def _describe(ask: Ask, images: Sequence[np.ndarray], noun: str) -> str:
     question = (
         f"These photos show one subject, a {noun}. Name its kind as precisely as the photos allow, in 1 to 4 lower-case words: "
         'the breed rather than "dog", colour and make rather than "toy". Use only the letters a to z. '
@@ -159,7 +143,7 @@ def _describe(ask: Ask, images: Sequence["np.ndarray"], noun: str) -> str:
     return ask(what, question, _Class, lambda reply: checked_class(reply.descriptive_class), images[:MOST_PHOTOS])
 
 
-def _caption(ask: Ask, image: "np.ndarray", phrase: str) -> str:
+def _caption(ask: Ask, image: np.ndarray, phrase: str) -> str:
     question = (
         f'Write a caption of this photo, one sentence of at most 25 words. Call its subject "a {phrase}", with exactly these words, '
         f"then say where it is and what it does; do not describe its looks. For example: A photo of a {phrase} on a wooden floor. "
@@ -169,8 +153,6 @@ def _caption(ask: Ask, image: "np.ndarray", phrase: str) -> str:
 
 
 def _prompts(ask: Ask, phrases: Sequence[str], count: int) -> list[str]:
-    if count == 0:
-        return []
     question = (
         f"An image model will draw these subjects together: {_listed(phrases)}. Write {count} different prompts for it, each a plain "
         "scene of at most 20 words that suits all of them. Write {subjects} for the subjects, once in each prompt, and do not name "
@@ -181,8 +163,6 @@ def _prompts(ask: Ask, phrases: Sequence[str], count: int) -> list[str]:
 
 
 def _layouts(ask: Ask, phrases: Mapping[str, str], count: int) -> list[Layout]:
-    if count == 0:
-        return []
     named = "; ".join(f'"{key}" is a {phrase}' for key, phrase in phrases.items())
     question = (
         f"An image shows these subjects together on a canvas {CANVAS} wide and {CANVAS} high, x to the right, y downwards: {named}. "
@@ -195,14 +175,9 @@ def _layouts(ask: Ask, phrases: Mapping[str, str], count: int) -> list[Layout]:
 
 
 def _ask(
-    endpoint: Endpoint,
-    model: str,
-    what: str,
-    question: str,
-    form: type[Answer],
-    check: Callable[[Answer], Checked],
-    images: Sequence["np.ndarray"] = (),
-) -> Checked:
+    endpoint: Endpoint, model: str, what: str, question: str, form: type[Answer], check: Callable[[Answer], Checked],
+    images: Sequence[np.ndarray] = (),
+) -> Checked:  # fmt: skip
     """The model's answer in `form`, as `check` returns it; a model is told its mistake and asked again."""
     opening: list[Message] = [{"role": "system", "content": INSTRUCTIONS}, user_message(question, images)]
 
@@ -242,14 +217,6 @@ def _checked_layouts(reply: _Layouts, phrases: Mapping[str, str], count: int) ->
     if len(layouts) < count:
         raise ValueError(f"there are {len(layouts)} layouts; {count} were asked for")
     return layouts
-
-
-def _own_templates(phrases: Sequence[str], count: int) -> list[str]:
-    if count > len(TEMPLATES):
-        raise ValueError(
-            f"there are {len(TEMPLATES)} templates and {count} prompts were asked for; ask for fewer or let a model write them"
-        )
-    return list(TEMPLATES[:count])
 
 
 def _listed(phrases: Sequence[str]) -> str:

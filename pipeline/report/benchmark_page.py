@@ -6,7 +6,6 @@ The page is built from the run's tables alone, without models, so it can be writ
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from markupsafe import Markup, escape
 
 from pipeline.report import charts
 from pipeline.report.pictures import BUDGET, SEEDS, picture_grids
-from pipeline.report.records import Benchmark, Cell, Claim, Table, Validity
-from pipeline.report.tables import benchmark
+from pipeline.report.records import Benchmark, Cell, Claim, Table
 from pipeline.tables import store
 from pipeline.tables.journal import publish
 from pipeline.tables.run_folder import read_run
@@ -42,26 +40,12 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A metric of a table. digits: decimals shown; best: the leading mean, None if a method has no value;
-    published: whether the paper prints a number for it."""
-
-    metric: str
-    higher: bool
-    digits: int
-    best: float | None
-    published: bool
-
-
-def write_benchmark_report(run_dir: Path) -> Path:
+def write_benchmark_report(run_dir: Path, result: Benchmark) -> Path:
     """Writes report.html into the benchmark's folder and returns its path; the same tables give the same bytes.
 
-    If the page's budget demands it, pictures are reduced and seeds left out, and the page says so. Raises
-    ValueError if the folder holds no benchmark.
+    If the page's budget demands it, pictures are reduced and seeds left out, and the page says so.
     """
-    run_dir = Path(run_dir)
-    return publish(run_dir, "report.html", benchmark_page(run_dir, benchmark(run_dir)).encode())
+    return publish(run_dir, "report.html", benchmark_page(run_dir, result).encode())
 
 
 def benchmark_page(run_dir: Path, result: Benchmark, budget: int = BUDGET) -> str:
@@ -88,6 +72,9 @@ def _content(run_dir: Path, result: Benchmark, budget: int) -> dict[str, Any]:
     metrics = dict.fromkeys([metric for table in result.tables for metric in table.metrics] + list(result.metrics))
     of_images = [metric for metric in metrics if metric != "drift"]
     metric = of_images[0] if of_images else "dnc_linear_dreamsim"
+    # From the best, those without an AUROC last.
+    judges = sorted(result.validity, key=lambda row: (row.auroc is None, -row.auroc.mean if row.auroc else 0.0))
+    ranked = [(_title(row.metric), row.auroc, ()) for row in judges if row.auroc]
     return {
         "facts": facts,
         "benchmark": result,
@@ -98,8 +85,8 @@ def _content(run_dir: Path, result: Benchmark, budget: int) -> dict[str, Any]:
         "claims": _claims(result),
         "verdicts": {verdict: sum(claim.verdict == verdict for claim in result.claims) for verdict in _VERDICTS},
         "signs": _VERDICTS,
-        "validity": _validity(result.validity),
-        "auroc": _auroc(result.validity),
+        "validity": judges,
+        "auroc": charts.dots(ranked, "AUROC", guide=0.5) if ranked else None,
         "grids": picture_grids(run_dir, result.methods, result.combinations, facts["subjects"], metric, budget),
         "metric": metric,
         "seeds": SEEDS,
@@ -113,7 +100,6 @@ _VERDICTS = {"holds": "✓", "fails": "✗", "undecided": "?", "missing": "–"}
 
 
 def _table(table: Table, result: Benchmark) -> dict[str, Any]:
-    """A table with its columns, its cells by (method, metric), and the plot of its first metric."""
     cells = {(cell.method, cell.metric): cell for cell in table.cells}
     columns = [_column(metric, [cells[method, metric] for method in table.methods], result.metrics) for metric in table.metrics]
     first = [cells[method, table.metrics[0]] for method in table.methods]
@@ -129,17 +115,13 @@ def _table(table: Table, result: Benchmark) -> dict[str, Any]:
     }
 
 
-def _column(metric: str, cells: Sequence[Cell], directions: Mapping[str, bool]) -> Column:
+def _column(metric: str, cells: Sequence[Cell], directions: Mapping[str, bool]) -> dict[str, Any]:
     means = [cell.estimate.mean for cell in cells if cell.estimate]
     higher = _higher(directions, metric)
-    return Column(
-        metric=metric,
-        higher=higher,
-        digits=decimals(means),
-        # The best of an incomplete field may not be the best.
-        best=(max if higher else min)(means) if len(means) == len(cells) > 1 else None,
-        published=any(cell.published is not None for cell in cells),
-    )
+    # The best of an incomplete field may not be the best.
+    best = (max if higher else min)(means) if len(means) == len(cells) > 1 else None
+    published = any(cell.published is not None for cell in cells)
+    return {"metric": metric, "higher": higher, "digits": decimals(means), "best": best, "published": published}
 
 
 def _higher(directions: Mapping[str, bool], metric: str) -> bool:
@@ -169,16 +151,6 @@ def _limits(claims: Sequence[Claim]) -> tuple[float, float]:
     values = [0.0, *(-claim.margin for claim in claims), *(value for claim in claims for value in _ends(claim))]
     room = 0.06 * (max(values) - min(values)) or 1.0
     return min(values) - room, max(values) + room
-
-
-def _validity(rows: Sequence[Validity]) -> list[Validity]:
-    """The judges by AUROC from the best, those without one last."""
-    return sorted(rows, key=lambda row: (row.auroc is None, -row.auroc.mean if row.auroc else 0.0))
-
-
-def _auroc(rows: Sequence[Validity]) -> Markup | None:
-    judged = [row for row in _validity(rows) if row.auroc]
-    return charts.dots([(_title(row.metric), row.auroc, ()) for row in judged], "AUROC", guide=0.5) if judged else None
 
 
 def _shared(run_dir: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ Benchmarks are compared arm by arm, self-training runs round by round. Runs of d
 seeds are refused, since their differences would not come from the methods.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from mudi.text.prompts import WATCHED
 from pipeline.report.scores import DRIFT, load_scores
-from pipeline.report.statistics import KEYS, Estimate, NothingInCommonError, difference, paired_bootstrap, show
+from pipeline.report.statistics import KEYS, Estimate, difference, paired_bootstrap, show
 from pipeline.report.text import bare_table, wide_console
 from pipeline.tables import store
 from pipeline.tables.run_folder import read_run
@@ -49,9 +49,8 @@ def compare(
         raise ValueError("one arm is named; name both (--method-a and --method-b), or none to compare arms of equal labels")
     _check_asked_the_same(Path(run_a), Path(run_b))
     a, b = _load(Path(run_a)), _load(Path(run_b))
-    pairs = (
-        [(method_a, method_b)] if method_a and method_b else [(label, label) for label in a["method"].unique() if label in set(b["method"])]
-    )
+    common = [(label, label) for label in a["method"].unique() if label in set(b["method"])]
+    pairs = [(method_a, method_b)] if method_a and method_b else common
     if not pairs:
         raise ValueError(
             f"no arm is in both: A has {_names(a, 'method')}; B has {_names(b, 'method')}; name two with --method-a and --method-b"
@@ -68,16 +67,8 @@ def compare(
     return found
 
 
-def print_comparison(
-    run_a: Path,
-    run_b: Path,
-    metric: str | None = None,
-    method_a: str | None = None,
-    method_b: str | None = None,
-    console: Console | None = None,
-) -> None:
+def print_comparison(run_a: Path, run_b: Path, results: Sequence[Compared], console: Console | None = None) -> None:
     """Prints the results of `compare` as a table."""
-    results = compare(run_a, run_b, metric, method_a, method_b)
     console = console or wide_console()
     table = bare_table(f"B minus A, mean and 95 % interval of pairs of one seed. A: {run_a}, B: {run_b}")
     rounds = any(result.round is not None for result in results)
@@ -95,9 +86,8 @@ def _compare_arms(a: pd.DataFrame, b: pd.DataFrame, method_a: str, method_b: str
     label = method_a if method_a == method_b else f"{method_b} minus {method_a}"
     groups_a, groups_b = (dict(tuple(frame.groupby(["metric", "round"], sort=False))) for frame in (a, b))
     for name, round in [key for key in groups_a if key in groups_b and metric in (None, key[0])]:
-        try:
-            pairs = difference(groups_b[name, round], groups_a[name, round], (*KEYS, "seed"))
-        except NothingInCommonError:
+        pairs = difference(groups_b[name, round], groups_a[name, round], (*KEYS, "seed"))
+        if not len(pairs.frame):
             continue
         estimate = paired_bootstrap(pairs.frame)
         yield Compared(
@@ -124,7 +114,6 @@ def _load(run_dir: Path) -> pd.DataFrame:
 
 
 def _check_asked_the_same(run_a: Path, run_b: Path) -> None:
-    """Raises ValueError, which names the first difference between the requests of two runs."""
     asked_a, asked_b = _asked(run_a), _asked(run_b)
     for name in {**asked_a, **asked_b}:
         if name not in asked_a or name not in asked_b:

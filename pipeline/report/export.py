@@ -7,40 +7,28 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.report.records import Benchmark
 from pipeline.report.scores import load_scores
-from pipeline.report.tables import benchmark
 from pipeline.report.text import markdown
 from pipeline.tables.run_folder import read_run
 
 KEPT = ["run", "method", "combination", "fit", "prompt_id", "index", "metric", "value"]
 # Dictionary-coded text columns and float32 keep 150,000 rows near a megabyte.
-SCHEMA = pa.schema(
-    [
-        ("run", pa.dictionary(pa.int16(), pa.string())),
-        ("method", pa.dictionary(pa.int16(), pa.string())),
-        ("combination", pa.dictionary(pa.int16(), pa.string())),
-        ("fit", pa.int8()),
-        ("prompt_id", pa.dictionary(pa.int16(), pa.string())),
-        ("index", pa.int16()),
-        ("metric", pa.dictionary(pa.int16(), pa.string())),
-        ("value", pa.float32()),
-    ]
-)
+NUMBERS = {"fit": pa.int8(), "index": pa.int16(), "value": pa.float32()}
+SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.dictionary(pa.int16(), pa.string()))) for name in KEPT])
 
 
-def export(run_dir: Path, target: Path) -> None:
+def export(run_dir: Path, result: Benchmark, target: Path) -> None:
     """Writes TARGET.md and TARGET.parquet, and keeps the text around the tables and the tables and scores of other runs.
 
     Raises ValueError if the run is not complete, since exported numbers are quoted.
     """
-    result = benchmark(run_dir)
     if result.missing:
         raise ValueError(f"{run_dir}: {len(result.missing)} gaps, first {result.missing[0]!r}; start the benchmark again to fill them")
     target.parent.mkdir(parents=True, exist_ok=True)
     facts = read_run(run_dir)
-    origin = (
-        f"Measured with {facts['platform']}, Python {facts['python']}, torch {facts['packages']['torch']}; started {facts['created'][:10]}."
-    )
+    versions = f"Python {facts['python']}, torch {facts['packages']['torch']}"
+    origin = f"Measured with {facts['platform']}, {versions}; started {facts['created'][:10]}."
     page = target.with_suffix(".md")
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     page.write_text(with_tables(text, result.name, f"{origin}\n\n{markdown(result)}"), encoding="utf-8")

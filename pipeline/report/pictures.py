@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.tables import store
-from pipeline.templates.page import webp_address
+from pipeline.templates.page import picture_address
 
 BUDGET = 24_000_000  # bytes of pictures with their scores; tables, charts and lists then keep a page below 30 MB
 SEEDS = 3
@@ -58,20 +59,12 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One prompt and image index of a combination: method -> its picture; a method without one is absent."""
-
-    prompt: str
-    index: int
-    pictures: Mapping[str, Picture]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Grids:
-    """combination -> rows by prompt, then index. `shown` and `stored` count pictures of all fits and seeds;
-    `side` is the largest width or height in pixels that pictures were reduced to, None if none was."""
+    """combination -> rows by prompt, then index: "prompt", "index" and "pictures" by method, of which one without a picture is absent.
+    `shown` and `stored` count pictures of all fits and seeds; `side` is the largest width or height in pixels that pictures
+    were reduced to, None if none was."""
 
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
     shown: int
     stored: int
     side: int | None
@@ -115,17 +108,13 @@ def data_address(png: bytes, side: int) -> str:
     if max(image.size) < TINY:
         return f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return webp_address(image, QUALITY)
+    return picture_address(image, "WEBP", QUALITY)
 
 
 def picture_grids(
-    run_dir: Path,
-    methods: Sequence[str],
-    combinations: Sequence[str],
-    subjects: Mapping[str, Sequence[str]],
-    metric: str,
+    run_dir: Path, methods: Sequence[str], combinations: Sequence[str], subjects: Mapping[str, Sequence[str]], metric: str,
     budget: int = BUDGET,
-) -> Grids:
+) -> Grids:  # fmt: skip
     """Pictures of fit 0 and the first seeds, as many as `budget` bytes hold, with their scores.
 
     metric: the score named under each picture, whose boxes and similarities are shown if it has any.
@@ -136,7 +125,9 @@ def picture_grids(
     first = fits[fits["fit"] == 0].drop(columns="fit").drop_duplicates()
     frame = drawn.merge(first, on=["method", "combination", "adapter_sha256"])
     frame = frame[frame["index"] < SEEDS].sort_values(["index", "prompt_id", "combination", "method", "candidate_id"])
-    side = _side(int((frame["index"] == 0).sum()), budget)
+    # The largest at which one seed of every method, prompt and combination fits, else the least.
+    one_seed = int((frame["index"] == 0).sum())
+    side = next((side for side in SIDES if one_seed * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget), SIDES[-1])
     chosen, used = [], 0
     for _, group in groupby(_encoded(run_dir, frame, side), key=lambda item: (item[0].index_, item[0].prompt_id)):
         step = list(group)
@@ -152,12 +143,6 @@ def picture_grids(
     return Grids(rows=_rows(shown, combinations), shown=len(shown), stored=len(drawn), side=side if reduced else None)
 
 
-def _side(pictures: int, budget: int) -> int:
-    """The largest width and height at which one seed of every method, prompt and combination fits, else the least."""
-    fitting = [side for side in SIDES if pictures * (side * side * BYTES_A_PIXEL + OVERHEAD) <= budget]
-    return fitting[0] if fitting else SIDES[-1]
-
-
 def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[Any, str]]:
     """Each candidate in order with its picture as a data address; whole portions are read, so that files are opened few times."""
     portions = (frame["height"] * frame["width"] * 3).cumsum() // PORTION
@@ -168,24 +153,16 @@ def _encoded(run_dir: Path, frame: pd.DataFrame, side: int) -> Iterator[tuple[An
 
 
 def _scores(run_dir: Path, candidate_ids: Sequence[str]) -> dict[str, Scores]:
-    """candidate_id -> its scores, sorted by name."""
     frame = store.read(run_dir, "scores", columns=["candidate_id", "metric", "value", "details"]).to_pandas()
-    frame = frame[frame["candidate_id"].isin(set(candidate_ids))].sort_values(["candidate_id", "metric"])
-    found: dict[str, dict[str, tuple[float | None, dict[str, Any]]]] = {}
-    for row in frame.itertuples(index=False):
-        found.setdefault(row.candidate_id, {})[row.metric] = judgement(row)
-    return found
+    groups = frame[frame["candidate_id"].isin(candidate_ids)].sort_values("metric").groupby("candidate_id")
+    return {candidate_id: {row.metric: judgement(row) for row in group.itertuples(index=False)} for candidate_id, group in groups}
 
 
-def _rows(shown: Sequence[tuple[Any, Picture]], combinations: Sequence[str]) -> dict[str, tuple[Row, ...]]:
-    cells: dict[tuple[str, str, int], dict[str, Picture]] = {}
-    for row, one in shown:
-        cells.setdefault((row.combination, row.prompt_id, row.index_), {})[row.method] = one
-    return {
-        key: tuple(
-            Row(prompt=next(iter(by_method.values())).prompt, index=int(index), pictures=by_method)
-            for (combination, _, index), by_method in sorted(cells.items())
-            if combination == key
-        )
-        for key in combinations
-    }
+def _rows(shown: Sequence[tuple[Any, Picture]], combinations: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    rows: dict[str, list[dict[str, Any]]] = {key: [] for key in combinations}
+    place = attrgetter("combination", "prompt_id", "index_")
+    in_order = sorted(shown, key=lambda item: place(item[0]))
+    for (combination, _, index), group in groupby(in_order, key=lambda item: place(item[0])):
+        pictures = {row.method: one for row, one in group}
+        rows[combination].append({"prompt": next(iter(pictures.values())).prompt, "index": int(index), "pictures": pictures})
+    return rows

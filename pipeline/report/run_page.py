@@ -31,7 +31,6 @@ def write_report(run_dir: Path) -> Path:
 
     Images larger than 512 pixels are shown smaller; the originals stay in the `images` table.
     """
-    run_dir = Path(run_dir)
     return publish(run_dir, "report.html", page("report.html.j2", _content(run_dir), show=show).encode())
 
 
@@ -43,7 +42,7 @@ def _content(run_dir: Path) -> dict[str, Any]:
     ranked = frame[~watched & (frame["status"] == "ok") & frame["value"].notna()]
     rounds = {int(round): group for round, group in ranked.groupby("round")}
     examples = {round: _examples(group) for round, group in rounds.items()}
-    strips = {round: _strips(group) for round, group in rounds.items()}
+    strips = {round: [_spread(group[group["rank"].notna() == kept]) for kept in (True, False)] for round, group in rounds.items()}
     grid, hidden = _watched_grid(frame[watched & (frame["status"] == "ok")])
     shown = [row for rows in examples.values() for _, row in rows]
     shown += [row for kept, rejected in strips.values() for row in (*kept, *rejected)]
@@ -64,7 +63,6 @@ def _content(run_dir: Path) -> dict[str, Any]:
 
 
 def _examples(group: pd.DataFrame) -> list[tuple[str, Any]]:
-    """The best, median and worst of candidates that are sorted best first."""
     rows = list(group.itertuples(index=False))
     return [("best", rows[0]), ("median", rows[len(rows) // 2]), ("worst", rows[-1])]
 
@@ -73,13 +71,8 @@ def _rank(row: Any) -> int | None:
     return None if pd.isna(row.rank) else int(row.rank)
 
 
-def _strips(group: pd.DataFrame) -> tuple[list[Any], list[Any]]:
-    """Up to eight kept and eight rejected candidates, spread evenly from the best to the worst of each."""
-    kept = group["rank"].notna()
-    return _spread(group[kept]), _spread(group[~kept])
-
-
 def _spread(group: pd.DataFrame) -> list[Any]:
+    """Up to eight candidates, spread evenly from the best to the worst."""
     rows = list(group.itertuples(index=False))
     return [rows[i] for i in np.linspace(0, len(rows) - 1, min(STRIP, len(rows))).round().astype(int)]
 

@@ -9,16 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 KEYS = ("combination", "fit", "prompt_id", "index")
-Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 QUANTILES = (0.025, 0.975)
 BATCH = 100  # resamples of a ranking worked on together, which bounds memory
-
-
-class NothingInCommonError(ValueError):
-    """Two sets of values of which none can be paired."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +75,15 @@ def paired_bootstrap(frame: pd.DataFrame, resamples: int = 2000, seed: int = 0) 
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame, keys: Sequence[str] = KEYS) -> Difference:
-    """a minus b of rows that have the same keys; rows without a value count as absent.
+    """a minus b of rows that have the same keys, which may be none; rows without a value count as absent.
 
-    Raises NothingInCommonError, a ValueError, if no key is common, ValueError if one side has a key twice.
+    Raises ValueError if one side has a key twice.
     """
     sides = [side.dropna(subset=["value"])[[*keys, "value"]] for side in (a, b)]
     for side in sides:
         if (twice := side.duplicated(list(keys))).any():
             raise ValueError(f"two values for {side[twice].iloc[0][list(keys)].to_dict()}; pairs need keys that occur once")
     pairs = sides[0].merge(sides[1], on=list(keys), suffixes=("_a", "_b"))
-    if not len(pairs):
-        raise NothingInCommonError(f"nothing to pair: none of {len(sides[0])} and {len(sides[1])} values agree in {', '.join(keys)}")
     frame = pairs.assign(value=pairs["value_a"] - pairs["value_b"])[[*keys, "value"]]
     return Difference(frame=frame, unmatched_a=len(sides[0]) - len(pairs), unmatched_b=len(sides[1]) - len(pairs))
 
@@ -99,10 +92,8 @@ def wilson(successes: int, trials: int) -> Estimate:
     """A rate with Wilson's 95 % score interval, for independent trials (Wilson 1927)."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes of {trials} trials; give 0 <= successes <= trials and at least one trial")
-    rate, shrink = successes / trials, 1 + Z**2 / trials
-    centre = (rate + Z**2 / (2 * trials)) / shrink
-    reach = Z * np.sqrt(rate * (1 - rate) / trials + Z**2 / (4 * trials**2)) / shrink
-    return Estimate(mean=rate, low=max(0.0, float(centre - reach)), high=min(1.0, float(centre + reach)), count=trials)
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return Estimate(mean=successes / trials, low=float(low), high=float(high), count=trials)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:

@@ -5,7 +5,7 @@ Intervals here come from a cluster bootstrap: prompts are drawn with replacement
 drawn prompt, and the 2.5 % and 97.5 % quantiles of the resampled means are reported.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,21 +48,14 @@ class RoundRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchedRow:
-    """The change of the watched images from the round before, paired by prompt and seed."""
-
-    round: int
-    difference: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`rounds` holds all combinations together first, then each one if there are several."""
+    """`rounds` holds all combinations together first, then each one if there are several. watched: round -> the change of the watched
+    images from the round before, paired by prompt and seed."""
 
     name: str
     metric: str
     rounds: tuple[RoundRow, ...]
-    watched: tuple[WatchedRow, ...]
+    watched: Mapping[int, Estimate]
 
     @property
     def several(self) -> bool:
@@ -88,7 +81,7 @@ def summarise(run_dir: Path, metric: str | None = None) -> Summary:
     for key, group in groups:
         planned = config["candidates"] * (len(keys) if key is None else 1)
         rows += [_round_row(key, int(round), group[group["round"] == round], planned) for round in rounds]
-    return Summary(name=facts["name"], metric=metric, rounds=tuple(rows), watched=tuple(_watched_rows(frame)))
+    return Summary(name=facts["name"], metric=metric, rounds=tuple(rows), watched=_watched(frame))
 
 
 def load_frame(run_dir: Path, metric: str) -> pd.DataFrame:
@@ -145,18 +138,17 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
         cells = [row.round, show(row.score), right, row.candidates, kept, row.missing, row.invalid, row.unscored, f"{row.seconds:.0f}"]
         table.add_row(*([row.combination or "all"] if summary.several else []), *map(str, cells))
     console.print(table)
-    for row in summary.watched:
-        pairs = f"{show(row.difference, sign=True)} ({row.difference.count} pairs)"
-        console.print(f"watched images, round {row.round} minus round {row.round - 1}: {pairs}")
+    for round, change in summary.watched.items():
+        pairs = f"{show(change, sign=True)} ({change.count} pairs)"
+        console.print(f"watched images, round {round} minus round {round - 1}: {pairs}")
 
 
-def print_stages(run_dir: Path, console: Console | None = None) -> None:
+def print_stages(run_dir: Path) -> None:
     """Prints the seconds of each published round by stage.
 
     fit and sweep are wall time; the sweep includes the start of Ray workers and the loading of models. generate,
     detect and compare are busy times and overlap. A resumed round shows its last start.
     """
-    console = console or wide_console()
     table = bare_table("seconds")
     for heading in ("round", "fit", "sweep", "of which busy: generate", "detect", "compare"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -165,7 +157,7 @@ def print_stages(run_dir: Path, console: Console | None = None) -> None:
         if published is not None:
             seconds = published["seconds"]
             table.add_row(str(round), *(f"{seconds[stage]:.1f}" for stage in ("fit", "sweep", "generate", "detect", "compare")))
-    console.print(table)
+    wide_console().print(table)
 
 
 def _round_row(combination: str | None, round: int, frame: pd.DataFrame, planned: int) -> RoundRow:
@@ -191,10 +183,12 @@ def _estimate(frame: pd.DataFrame, column: str) -> Estimate | None:
     return cluster_bootstrap(present[column], present[CELL].itertuples(index=False)) if len(present) else None
 
 
-def _watched_rows(frame: pd.DataFrame) -> Iterable[WatchedRow]:
+def _watched(frame: pd.DataFrame) -> dict[int, Estimate]:
+    changes = {}
     watched = frame[frame["prompt_id"].str.startswith(WATCHED)].dropna(subset=["value"])
     for round in sorted(watched["round"].unique()):
         before, after = (watched[watched["round"] == r].set_index([*CELL, "index"])["value"] for r in (round - 1, round))
         paired = (after - before).dropna().reset_index()
         if len(paired):
-            yield WatchedRow(round=int(round), difference=_estimate(paired, "value"))
+            changes[int(round)] = _estimate(paired, "value")
+    return changes

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from pipeline.report.records import Benchmark, Cell, Claim, Cost, Table, Validity, Verdict
 from pipeline.report.scores import DRIFT, Plan, expected, gaps, join_scores, load_fits, load_images, read_plan, undefined
-from pipeline.report.statistics import Estimate, NothingInCommonError, difference, paired_bootstrap, validity, wilson
-from pipeline.report.text import print_tables
+from pipeline.report.statistics import Estimate, difference, paired_bootstrap, validity, wilson
 from pipeline.tables.run_folder import read_run
 
 RATES = ("count_correct", "oracle_success", "oracle_place")
@@ -39,7 +37,6 @@ PUBLISHED = {
     "mudi_without_initialization": (0.291, None, 0.195, None, None, None, None),
     "mudi_without_descriptive_class": (0.378, None, 0.271, None, None, None, None),
 }
-NOT_IN_THE_PAPER = (None,) * len(PAPER_SCORES)
 # Score -> (Spearman, AUROC) against people's good or bad, Fig. 10.
 PUBLISHED_VALIDITY = {
     "image_dreamsim": (0.179, 0.606),
@@ -51,7 +48,6 @@ PUBLISHED_VALIDITY = {
 
 def benchmark(run_dir: Path) -> Benchmark:
     """The tables of a benchmark, finished or not. Raises ValueError if the folder holds no benchmark."""
-    run_dir = Path(run_dir)
     plan, facts = read_plan(run_dir), read_run(run_dir)
     config = facts["config"]
     fits = load_fits(run_dir)
@@ -75,11 +71,6 @@ def benchmark(run_dir: Path) -> Benchmark:
     )
 
 
-def print_benchmark(run_dir: Path, console: Console | None = None) -> None:
-    """Prints the tables of a benchmark, finished or not: its cells, claims, validity, costs and gaps."""
-    print_tables(benchmark(run_dir), console)
-
-
 def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
     """The verdict on the claim that better minus worse, of which `estimate` is given, exceeds -margin."""
     if estimate.low is None or estimate.high is None:
@@ -90,7 +81,6 @@ def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
 
 
 def _cells(plan: Plan, scores: pd.DataFrame, tables: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Cell]:
-    """Every cell that a table names, each computed once."""
     skipped = undefined(scores)
     groups = dict(tuple(scores.dropna(subset=["value"]).groupby(["method", "metric"])))
     names = dict.fromkeys((method, metric) for table in tables for method in table["methods"] for metric in table["metrics"])
@@ -108,7 +98,7 @@ def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set
         estimate=paired_bootstrap(pd.concat(groups.values())) if whole else None,
         per_combination=_per_combination(plan, groups),
         missing=sum(wanted.values()) - sum(map(len, groups.values())),
-        published=dict(zip(PAPER_SCORES, PUBLISHED.get(method, NOT_IN_THE_PAPER), strict=True)).get(metric),
+        published=dict(zip(PAPER_SCORES, PUBLISHED.get(method, ()))).get(metric),
         rates={key: rates[key] for key in plan.combinations if key in rates},
     )
 
@@ -128,29 +118,15 @@ def _table(settings: Mapping[str, Any], cells: Mapping[tuple[str, str], Cell]) -
 
 
 def _claim(plan: Plan, scores: pd.DataFrame, settings: Mapping[str, Any], higher_is_better: bool) -> Claim:
-    better, worse, metric, margin = (settings[key] for key in ("better", "worse", "metric", "margin"))
-    mine = scores[scores["metric"] == metric]
-    wanted = [key for key in plan.combinations if expected(plan, metric, key, undefined(mine))]
-    arms = [mine[(mine["method"] == method) & mine["combination"].isin(wanted)] for method in (better, worse)]
-    groups: dict[str, pd.DataFrame] = {}
-    try:
-        frame = difference(*arms).frame
-    except NothingInCommonError:
-        frame = None
-    if frame is not None:
-        frame = frame.assign(value=frame["value"] if higher_is_better else -frame["value"])
-        groups = dict(tuple(frame.groupby("combination")))
+    mine = scores[scores["metric"] == settings["metric"]]
+    wanted = [key for key in plan.combinations if expected(plan, settings["metric"], key, undefined(mine))]
+    arms = [mine[(mine["method"] == method) & mine["combination"].isin(wanted)] for method in (settings["better"], settings["worse"])]
+    frame = difference(*arms).frame
+    frame = frame.assign(value=frame["value"] if higher_is_better else -frame["value"])
+    groups = dict(tuple(frame.groupby("combination")))
     estimate = paired_bootstrap(frame) if groups and set(groups) == set(wanted) else None
-    return Claim(
-        text=settings["text"],
-        better=better,
-        worse=worse,
-        metric=metric,
-        margin=margin,
-        estimate=estimate,
-        per_combination=_per_combination(plan, groups),
-        verdict="missing" if estimate is None else verdict(estimate, margin),
-    )
+    answer = "missing" if estimate is None else verdict(estimate, settings["margin"])
+    return Claim(**settings, estimate=estimate, per_combination=_per_combination(plan, groups), verdict=answer)
 
 
 def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validity]:
@@ -163,17 +139,8 @@ def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validit
         if metric.startswith(ORACLE) or not len(both):
             continue
         correlation, area = validity(both.assign(value=both["value"] if higher_is_better else -both["value"]))
-        published = PUBLISHED_VALIDITY.get(metric, (None, None))
-        found.append(
-            Validity(
-                metric=metric,
-                images=len(both),
-                spearman=correlation,
-                auroc=area,
-                published_spearman=published[0],
-                published_auroc=published[1],
-            )
-        )
+        papers = dict(zip(("published_spearman", "published_auroc"), PUBLISHED_VALIDITY.get(metric, (None, None))))
+        found.append(Validity(metric=metric, images=len(both), spearman=correlation, auroc=area, **papers))
     return found
 
 

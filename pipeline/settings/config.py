@@ -18,7 +18,6 @@ from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, 
 NOT_DECIDING = ("name", "runs", "cluster")
 # A run's identity names the kind of worker once for each stage, as files with a pool a stage did.
 STAGES = ("generate", "detect", "compare", "fit")
-OLD_POOLS = (*STAGES, "judge")
 
 
 def _form(value: object) -> str:
@@ -112,7 +111,7 @@ class Cluster(Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_kind_of_worker(cls, values: Any) -> Any:
-        if isinstance(values, dict) and (old := [key for key in OLD_POOLS if key in values]):
+        if isinstance(values, dict) and (old := [key for key in (*STAGES, "judge") if key in values]):
             raise ValueError(
                 f"{old[0]}: one kind of worker does all the work; write workers: {{gpus: 0, cpus: 1, count: 2}} instead of {', '.join(old)}"
             )

@@ -41,7 +41,7 @@ def _check(place: str, keys: Keys, values: Mapping[str, Any]) -> None:
         try:
             TypeAdapter(keys.kinds[key], config=STRICT).validate_json(json.dumps(value))
         except ValidationError as error:
-            wanted = " or ".join(dict.fromkeys(_lower(found["msg"]) for found in error.errors()))
+            wanted = " or ".join(dict.fromkeys(found["msg"][0].lower() + found["msg"][1:] for found in error.errors()))
             raise ValueError(f"{here} = {json.dumps(value)[:80]}: {wanted}") from None
 
 
@@ -61,7 +61,3 @@ def require_known(place: str, key: str, settable: Sequence[str], said: str) -> N
         close = difflib.get_close_matches(key, settable, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(settable)}"
         raise ValueError(f"{place}.{key}: {said}; {hint}")
-
-
-def _lower(message: str) -> str:
-    return message[0].lower() + message[1:]

@@ -32,6 +32,11 @@ class PhotoEntry(Settings):
     points: tuple[tuple[Number, Number], ...] = ()
     """Points on the subject, given by hand, in pixels of the upright photo."""
 
+    @property
+    def hinted(self) -> bool:
+        """Whether a person says where the subject is."""
+        return self.box is not None or bool(self.points)
+
 
 class SubjectEntry(Settings):
     identifier: Text

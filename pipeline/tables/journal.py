@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -50,7 +49,6 @@ def clear_staging(run_dir: Path) -> None:
 
 
 def _stage(run_dir: Path, data: bytes) -> Path:
-    """A new file in `_staging` whose bytes are on the disk."""
     staged = run_dir / STAGING / uuid.uuid4().hex
     staged.parent.mkdir(parents=True, exist_ok=True)
     with staged.open("wb") as file:
@@ -82,20 +80,15 @@ def read_events(run_dir: Path, since: float = 0.0) -> list[dict[str, Any]]:
 
 def write_marker(run_dir: Path, round: int, phase: str, payload: Mapping[str, Any]) -> None:
     """Records that a phase of a round is complete, with what the next phase needs to know of it."""
-    publish(run_dir, _marker(round, phase), json.dumps(dict(payload), sort_keys=True).encode())
+    publish(run_dir, f"_state/round={round}/{phase}.json", json.dumps(dict(payload), sort_keys=True).encode())
 
 
 def read_marker(run_dir: Path, round: int, phase: str) -> dict[str, Any] | None:
     """The payload of a completed phase, or None if it has not been completed."""
-    path = run_dir / _marker(round, phase)
+    path = run_dir / f"_state/round={round}/{phase}.json"
     return json.loads(path.read_bytes()) if path.exists() else None
 
 
 def now() -> str:
     """The time as ISO 8601 in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _marker(round: int, phase: str) -> str:
-    assert re.fullmatch(r"[a-z_]+", phase), phase
-    return f"_state/round={round}/{phase}.json"

@@ -13,82 +13,23 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 
-SCHEMAS = {
-    "candidates": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("run", pa.string()),
-            ("method", pa.string()),
-            ("combination", pa.string()),
-            ("round", pa.int32()),
-            ("prompt_id", pa.string()),
-            ("prompt", pa.string()),
-            ("index", pa.int32()),
-            ("seed", pa.int64()),
-            ("adapter_sha256", pa.string()),
-            ("image_sha256", pa.string()),
-            ("height", pa.int32()),
-            ("width", pa.int32()),
-            ("batch", pa.int32()),
-            ("device", pa.string()),
-            ("dtype", pa.string()),
-            ("seconds", pa.float64()),
-            ("status", pa.string()),
-            ("error", pa.string()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "images": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("round", pa.int32()),
-            ("png", pa.binary()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "scores": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("round", pa.int32()),
-            ("metric", pa.string()),
-            ("value", pa.float64()),
-            ("scorer", pa.string()),
-            ("details", pa.string()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "selections": pa.schema(
-        [
-            ("candidate_id", pa.string()),
-            ("round", pa.int32()),
-            ("rank", pa.int32()),
-            ("value", pa.float64()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
-    "fits": pa.schema(
-        [
-            ("run", pa.string()),
-            ("method", pa.string()),
-            ("combination", pa.string()),
-            ("round", pa.int32()),
-            ("fit", pa.int32()),
-            ("seed", pa.int64()),
-            ("adapter_sha256", pa.string()),
-            ("started_from", pa.string()),
-            ("steps", pa.int32()),
-            ("parameters", pa.int64()),
-            ("payload_bytes", pa.int64()),
-            ("peak_bytes", pa.int64()),
-            ("kept", pa.int32()),
-            ("drift", pa.float64()),
-            ("seconds", pa.float64()),
-            ("shared_with", pa.string()),
-            ("device", pa.string()),
-            ("schema_version", pa.int32()),
-        ]
-    ),
+COLUMNS = {
+    "candidates": "candidate_id run method combination round prompt_id prompt index seed adapter_sha256 image_sha256 height width "
+    "batch device dtype seconds status error schema_version",
+    "images": "candidate_id round png schema_version",
+    "scores": "candidate_id round metric value scorer details schema_version",
+    "selections": "candidate_id round rank value schema_version",
+    "fits": "run method combination round fit seed adapter_sha256 started_from steps parameters payload_bytes peak_bytes kept drift "
+    "seconds shared_with device schema_version",
 }
+# A column has the same type in every dataset; all others hold text.
+TYPES = {
+    **dict.fromkeys(("round", "index", "height", "width", "batch", "rank", "fit", "steps", "kept", "schema_version"), pa.int32()),
+    **dict.fromkeys(("seed", "parameters", "payload_bytes", "peak_bytes"), pa.int64()),
+    **dict.fromkeys(("seconds", "value", "drift"), pa.float64()),
+    "png": pa.binary(),
+}
+SCHEMAS = {dataset: pa.schema([(name, TYPES.get(name, pa.string())) for name in names.split()]) for dataset, names in COLUMNS.items()}
 CHUNK_FILES = ("images", "scores", "candidates")
 NO_ROWS = "columns"
 

@@ -19,8 +19,6 @@ from pipeline.tables.journal import clear_staging, now, publish
 
 SELFTRAIN = "selftrain"
 PACKAGES = ("mudi", "torch", "diffusers", "transformers", "peft", "safetensors", "ray", "numpy", "pyarrow", "pillow")
-
-
 Subjects = Mapping[str, Sequence[str]]
 
 
@@ -32,13 +30,12 @@ def open_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subject
     if the folder holds a run that was asked something else.
     """
     run_dir = run_folder(config.runs, config.name)
-    if not (run_dir / "run.json").exists():
-        return create_run(config, inputs, subjects)
-    stored = read_run(run_dir)
-    if stored["config_sha256"] == config_hash(config) and stored["inputs"] == dict(inputs or {}):
-        return run_dir
-    refuse_another_run(config, run_dir)
-    refuse_changes(run_dir, {"inputs": stored["inputs"]}, {"inputs": dict(inputs or {})})
+    if (run_dir / "run.json").exists():
+        refuse_another_run(config, run_dir)
+        refuse_changes(run_dir, {"inputs": read_run(run_dir)["inputs"]}, {"inputs": dict(inputs or {})})
+    else:
+        store.create_tables(run_dir)
+        write_facts(run_dir, facts_of(SELFTRAIN, config, config_hash(config), inputs or {}, subjects or {}))
     return run_dir
 
 
@@ -62,18 +59,8 @@ def refuse_changes(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]
         raise ValueError(f"{run_dir}: holds a run with other settings ({changes}{rest}); pick another `name`, or undo the change")
 
 
-def create_run(config: RunConfig, inputs: Mapping[str, str] | None = None, subjects: Subjects | None = None) -> Path:
-    """Makes the folder of a new run: empty tables, then run.json with resolved config, its hash, inputs, versions, seed."""
-    run_dir = run_folder(config.runs, config.name)
-    if (run_dir / "run.json").exists():
-        raise ValueError(f"{run_dir}: holds a run already; open it or pick another `name`")
-    store.create_tables(run_dir)
-    write_facts(run_dir, facts_of(SELFTRAIN, config, config_hash(config), inputs or {}, subjects or {}))
-    return run_dir
-
-
 def facts_of(kind: str, config: BaseModel, sha256: str, inputs: Mapping[str, str], subjects: Subjects) -> dict[str, Any]:
-    """What run.json says of any run."""
+    """What run.json says of any run: its resolved settings, their hash, digests of its inputs, versions and the seed."""
     return {
         "kind": kind,
         "name": config.name,
@@ -146,7 +133,6 @@ def run_folder(runs: str, name: str) -> Path:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
     if not isinstance(values, dict):
         return {prefix: values}
     return {key: value for name, inner in values.items() for key, value in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}

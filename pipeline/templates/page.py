@@ -19,8 +19,8 @@ def page(template: str, content: Mapping[str, Any], **filters: Callable[..., obj
     return environment.get_template(template).render(content)
 
 
-def webp_address(picture: Image.Image, quality: int) -> str:
-    """The picture as a `data:` address, so that the page needs no other file."""
+def picture_address(picture: Image.Image, form: str, quality: int) -> str:
+    """The picture, "WEBP" or "JPEG", as a `data:` address, so that its reader needs no other file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=quality)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture.save(buffer, form, quality=quality)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayError
@@ -14,21 +13,10 @@ from pipeline.settings.config import Cluster, Slot
 from pipeline.workers.failure import RunFailedError
 
 OBJECT_STORE_BYTES = 400_000_000
+QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 STARTS = 3  # Ray gives a local start 30 s, which a busy machine may need more than once
 ANSWER_SECONDS = 20  # for a cluster at an address to answer
 WITHOUT = "or work without Ray with --set cluster.address=none"
-
-
-def start_options(cluster: Cluster) -> dict[str, Any]:
-    """The arguments of `ray.init`: an address to join, or the size of a local Ray without dashboard."""
-    if cluster.address not in (None, "local"):
-        return {"address": cluster.address}
-    return {
-        "address": "local",
-        "num_cpus": cluster.cpus or os.cpu_count() or 1,
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE_BYTES,
-    }
 
 
 def capacity(slot: Slot, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -74,26 +62,22 @@ def connected(cluster: Cluster) -> Iterator[None]:
 
     Raises ValueError if no cluster answers at the address or it is too small, RunFailedError if this machine cannot start Ray.
     """
-    if ray.is_initialized():
-        require(cluster, alive_nodes())
-        yield
-        return
-    if cluster.address in (None, "local"):
-        _start(cluster)
-    else:
-        _join(cluster)
+    there = ray.is_initialized()
+    if not there:
+        (_start if cluster.address in (None, "local") else _join)(cluster)
     try:
         require(cluster, alive_nodes())
         yield
     finally:
-        ray.shutdown()
+        if not there:
+            ray.shutdown()
 
 
 def _start(cluster: Cluster) -> None:
-    """Start Ray on this machine, once again if the first start fails."""
+    size = {"num_cpus": cluster.cpus or os.cpu_count() or 1, "object_store_memory": OBJECT_STORE_BYTES}
     for start in range(1, STARTS + 1):
         try:
-            ray.init(**start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
+            ray.init("local", **size, include_dashboard=False, **QUIET)
             return
         # Ray's own start has no error type of its own: it raises what its parts do, and plain Exception where a process does not come up.
         except Exception as error:
@@ -114,7 +98,7 @@ def _join(cluster: Cluster) -> None:
     address = os.environ.get("RAY_ADDRESS", "") if cluster.address == "auto" else cluster.address.removeprefix("ray://")
     _require_answer(cluster.address, address)
     try:
-        ray.init(**start_options(cluster), log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(cluster.address, **QUIET)
     except AuthenticationError as error:
         raise ValueError(
             f"cluster.address = {cluster.address!r}: the cluster refuses this token ({_first_line(error)}); use the token that the head "

@@ -1,21 +1,19 @@
 """A chunk of candidates in one go: drawn with its adapter, its subjects detected and compared, and written as Parquet."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from mudi.backbone import Backbone
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Candidate, Combination, Detection, Prompt, Report, Score, ScoredCandidate
 from pipeline import plan
 from pipeline.tables import store
 from pipeline.workers.loaded import Loaded
-
-if TYPE_CHECKING:
-    from mudi.backbone import Backbone
 
 BUSY = ("generate", "detect", "compare")
 OVERFLOWED = "the image is constant: the model's output overflowed"
@@ -59,27 +57,28 @@ class Drawn:
 
 def draw(loaded: Loaded, piece: Draw, report: Report) -> Drawn:
     """Draw, detect, compare and store a chunk. A picture leaves the process only as Parquet."""
+    from mudi.detect import detect
     from mudi.diffusion import is_valid
 
     chunk, settings = piece.chunk, piece.settings
     loaded.bring_scorers_back()
     backbone = loaded.backbone(settings.models["backbone"], settings.precision)
     stamps, clock = [time.perf_counter()], time.time()
-    images = _images(loaded, backbone, chunk, settings)
-    valid = [is_valid(image) for image in images]
+    images = [image if is_valid(image) else None for image in _images(loaded, backbone, chunk, settings)]
+    valid = [image for image in images if image is not None]
     stamps.append(time.perf_counter())
-    found = _detections(loaded, [image for image, good in zip(images, valid) if good], chunk, settings)
+    queries = [subject.detection_query for subject in settings.combinations[chunk.combination].objects]
+    found = detect(loaded.scorer("detector", settings.models["detector"]), valid, [queries] * len(valid), settings.threshold)
     stamps.append(time.perf_counter())
-    scores = _scores(loaded, [image for image, good in zip(images, valid) if good], found, chunk, settings)
+    scores = _scores(loaded, valid, found, chunk, settings)
     stamps.append(time.perf_counter())
     seconds = {stage: after - before for stage, before, after in zip(BUSY, stamps, stamps[1:])}
-    scored = _scored(chunk, images, valid, found, scores, seconds["generate"] / len(chunk.keys))
-    written = {"device": device_name(backbone.device), "dtype": settings.precision, "batch": len(chunk.keys)}
-    store.write_chunk(Path(settings.run_dir), chunk.chunk_id, chunk.round, scored, **written)
-    return Drawn(chunk_id=chunk.chunk_id, candidates=len(scored), began=clock, seconds=seconds)
+    lost, judged = {"status": "invalid", "error": OVERFLOWED}, iter(zip(found, scores, strict=True))
+    _store(piece, images, judged, lost, device_name(backbone.device), seconds["generate"] / len(images))
+    return Drawn(chunk_id=chunk.chunk_id, candidates=len(images), began=clock, seconds=seconds)
 
 
-def _images(loaded: Loaded, backbone: "Backbone", chunk: plan.Chunk, settings: DrawSettings) -> list[np.ndarray]:
+def _images(loaded: Loaded, backbone: Backbone, chunk: plan.Chunk, settings: DrawSettings) -> list[np.ndarray]:
     from mudi.sampling import subject_segments
 
     method = settings.methods[chunk.keys[0].method]
@@ -94,60 +93,38 @@ def _images(loaded: Loaded, backbone: "Backbone", chunk: plan.Chunk, settings: D
     return method.sample(backbone, combination, prompt, chunk.seeds, segments)
 
 
-def _detections(loaded: Loaded, images: Sequence[np.ndarray], chunk: plan.Chunk, settings: DrawSettings) -> list[tuple[Detection, ...]]:
-    from mudi.detect import detect
-
-    queries = [subject.detection_query for subject in settings.combinations[chunk.combination].objects]
-    return detect(loaded.detector(settings.models["detector"]), images, [queries] * len(images), settings.threshold)
-
-
 def _scores(
     loaded: Loaded, images: Sequence[np.ndarray], found: Sequence[tuple[Detection, ...]], chunk: plan.Chunk, settings: DrawSettings
 ) -> list[tuple[Score, ...]]:
     from mudi.metrics.detect_and_compare import Compare
 
     def compare() -> Compare:
-        embedders = [loaded.embedder(kind, name) for kind, name in settings.models["embedders"].items()]
+        embedders = [loaded.scorer("embedder", kind, name) for kind, name in settings.models["embedders"].items()]
         return Compare(embedders, f"owlv2 {settings.models['detector']} > {settings.threshold}")
 
     named = (settings.models["detector"], settings.threshold, *settings.models["embedders"].items())
     return loaded.once(("compare", *named), compare)(images, found, settings.combinations[chunk.combination])
 
 
-def _scored(
-    chunk: plan.Chunk, images: Sequence[np.ndarray], valid: Sequence[bool], found: Sequence[tuple[Detection, ...]],
-    scores: Sequence[tuple[Score, ...]], seconds: float,
-) -> list[ScoredCandidate]:  # fmt: skip
-    """A candidate for each picture; `found` and `scores` are those of the valid ones."""
-    judged = iter(zip(found, scores, strict=True))
-    scored = []
-    for key, seed, image, good in zip(chunk.keys, chunk.seeds, images, valid, strict=True):
-        candidate = Candidate(
-            key=key, prompt=chunk.prompt, seed=seed, image=image if good else None, status="ok" if good else "invalid",
-            error=None if good else OVERFLOWED, seconds=seconds,
-        )  # fmt: skip
-        detections, of_image = next(judged) if good else ((), ())
-        scored.append(ScoredCandidate(candidate=candidate, detections=tuple(detections), scores=tuple(of_image)))
-    return scored
-
-
-def write_quarantined(piece: Draw, reason: str) -> int:
-    """Store a chunk that killed its workers as candidates with status "error" and the reason; how many there are."""
-    chunk = piece.chunk
-    lost = [
-        Candidate(key=key, prompt=chunk.prompt, seed=seed, image=None, status="error", error=reason, seconds=0.0)
-        for key, seed in zip(chunk.keys, chunk.seeds, strict=True)
-    ]
-    scored = [ScoredCandidate(candidate=candidate, detections=(), scores=()) for candidate in lost]
-    written = {"device": None, "dtype": piece.settings.precision, "batch": len(chunk.keys)}
+def _store(piece: Draw, images: Sequence[np.ndarray | None], judged: Iterator, lost: dict, device: str | None, seconds: float) -> None:
+    """Store a candidate for each picture, `judged` being what was found in those that are there; `lost` says why others are not."""
+    chunk, scored = piece.chunk, []
+    for key, seed, image in zip(chunk.keys, chunk.seeds, images, strict=True):
+        outcome = lost if image is None else {"status": "ok", "error": None}
+        detections, scores = ((), ()) if image is None else next(judged)
+        candidate = Candidate(key=key, prompt=chunk.prompt, seed=seed, image=image, seconds=seconds, **outcome)
+        scored.append(ScoredCandidate(candidate=candidate, detections=tuple(detections), scores=tuple(scores)))
+    written = {"device": device, "dtype": piece.settings.precision, "batch": len(images)}
     store.write_chunk(Path(piece.settings.run_dir), chunk.chunk_id, chunk.round, scored, **written)
-    return len(scored)
+
+
+def write_quarantined(piece: Draw, reason: str) -> None:
+    """Store a chunk that killed its workers as candidates with status "error" and the reason."""
+    _store(piece, [None] * len(piece.chunk.keys), iter(()), {"status": "error", "error": reason}, None, 0.0)
 
 
 def device_name(device) -> str:
     """ "cpu", or what the GPU calls itself."""
-    if device.type != "cuda":
-        return device.type
     import torch
 
-    return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

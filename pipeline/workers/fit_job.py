@@ -105,7 +105,6 @@ def folders_alone(job: FitJob, options: Personalization) -> list[Path] | None:
 
 
 def _united(job: FitJob) -> list[Path]:
-    """The folders of the fits that the job unites."""
     return [] if job.start or job.alone else folders_alone(job, options_of(job)) or []
 
 

@@ -58,9 +58,8 @@ def judge(loaded: Loaded, piece: Judge, report: Report) -> Judged:
     images = [np.asarray(Image.open(io.BytesIO(png))) for _, png in pictures]
     for name in piece.metrics:
         weights = settings.metrics[name]
-        metric = loaded.once(
-            ("metric", name, repr(sorted(weights.items()))), lambda n=name, w=weights: METRICS[n](device=loaded.device, **w)
-        )
+        key = ("metric", name, repr(sorted(weights.items())))
+        metric = loaded.once(key, lambda n=name, w=weights: METRICS[n](device=loaded.device, **w))
         scores = _scores(metric, settings, pictures[0][0], images) if pictures else []
         by_candidate = {row["candidate_id"]: of_image for (row, _), of_image in zip(pictures, scores, strict=True)}
         store.write_scores(run_dir, piece.chunk_id, piece.round, name, by_candidate)

@@ -1,15 +1,10 @@
 """The models of one process: each is loaded at first use and stays for the whole run; adapters are swapped on the one backbone."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from segment_anything import SamPredictor
-
-    from mudi.backbone import Backbone
-    from mudi.detect import Detector
-    from mudi.embed import Embedder
-    from mudi.records import Adapter
+from mudi.backbone import Backbone
+from mudi.records import Adapter
 
 # A GPU with less memory than this holds no fit of SDXL beside the scorers, so these wait on the CPU while a fit runs.
 ROOM_FOR_BOTH = 32 * 2**30
@@ -31,19 +26,13 @@ class Loaded:
         self.worn: str | None = None
         self.scorers: set[tuple] = set()
 
-    def fix_threads(self) -> None:
-        """Compute with the worker's own number of threads. torch keeps the number for each thread of a process."""
-        import torch
-
-        torch.set_num_threads(self.threads)
-
     def once(self, key: tuple, load: Callable[[], Any]) -> Any:
         """The value that `load` gives, kept under `key`."""
         if key not in self.kept:
             self.kept[key] = load()
         return self.kept[key]
 
-    def backbone(self, name: str, precision: str) -> "Backbone":
+    def backbone(self, name: str, precision: str) -> Backbone:
         """The diffusion model, with whatever adapter is on it; only `wear` and fits change that."""
         import torch
 
@@ -51,7 +40,7 @@ class Loaded:
 
         return self.once(("backbone", name, precision), lambda: models.load(name, self.device, getattr(torch, precision)))
 
-    def wear(self, backbone: "Backbone", adapter: "Adapter") -> None:
+    def wear(self, backbone: Backbone, adapter: Adapter) -> None:
         """Put the adapter on, unless it is the one that was put on last and nothing else has used the backbone since."""
         from mudi import adapters
 
@@ -61,50 +50,33 @@ class Loaded:
             adapters.put_on(backbone, adapter)
             self.worn = worn
 
-    def bare(self, backbone: "Backbone") -> None:
+    def bare(self, backbone: Backbone) -> None:
         """Take everything off."""
         from mudi import adapters
 
         self.worn = None
         adapters.detach(backbone)
 
-    def detector(self, name: str) -> "Detector":
+    def scorer(self, role: str, *names: str) -> Any:
+        """A "detector" or "segmenter" by its name, or an "embedder" by its kind and name."""
         from mudi import models
 
-        return self._scorer(("detector", name), lambda: models.load_detector(name, self.device))
-
-    def embedder(self, kind: str, name: str) -> "Embedder":
-        from mudi import models
-
-        return self._scorer(("embedder", kind, name), lambda: models.load_embedder(kind, name, self.device))
-
-    def segmenter(self, name: str) -> "SamPredictor":
-        from mudi import models
-
-        return self._scorer(("segmenter", name), lambda: models.load_segmenter(name, self.device))
-
-    def _scorer(self, key: tuple, load: Callable[[], Any]) -> Any:
-        self.scorers.add(key)
-        return self.once(key, load)
+        self.scorers.add((role, *names))
+        return self.once((role, *names), lambda: getattr(models, f"load_{role}")(*names, self.device))
 
     def make_room_for_a_fit(self) -> None:
         """Move the scorers to the CPU where the GPU is too small for both (`ROOM_FOR_BOTH`)."""
-        if self._is_small():
-            self._move("cpu")
+        self._move("cpu")
 
     def bring_scorers_back(self) -> None:
         """Undo `make_room_for_a_fit`."""
-        if self._is_small():
-            self._move(self.device)
-
-    def _is_small(self) -> bool:
-        if self.device != "cuda":
-            return False
-        import torch
-
-        return torch.cuda.get_device_properties(0).total_memory < ROOM_FOR_BOTH
+        self._move(self.device)
 
     def _move(self, device: str) -> None:
-        for key in self.scorers & set(self.kept):
-            model = self.kept[key]
-            getattr(model, "model", model).to(device)
+        if self.device != "cuda":
+            return
+        import torch
+
+        if torch.cuda.get_device_properties(0).total_memory < ROOM_FOR_BOTH:
+            for model in [self.kept[key] for key in self.scorers & set(self.kept)]:
+                getattr(model, "model", model).to(device)

@@ -19,17 +19,13 @@ BATCH = 8
 # A detector copies each photo as float32 several times; 32 MP are 0.4 GB a copy.
 BATCH_PIXELS = 32_000_000
 Progress = Callable[[str, int, int], None]
-LABEL = "masks"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskJob:
+class MaskJob(Asked):
     """A photo to cut its subject out of; box and points by hand replace what the detector answers to `query`."""
 
     photo: str
-    query: str
-    box: tuple[float, float, float, float] | None = None
-    points: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +67,13 @@ def batches(jobs: Sequence[MaskJob]) -> Iterator[list[MaskJob]]:
 def make_masks(detector, segmenter, jobs: Sequence[MaskJob], threshold: float) -> list[MadeMask]:
     """The masks of one batch, with models that are loaded."""
     images = [read_image(Path(job.photo)) for job in jobs]
-    asked = [Asked(query=job.query, box=job.box, points=job.points) for job in jobs]
     return [
         MadeMask(
             png=None if cutout.mask is None else mask_png(cutout.mask),
             boxes=tuple((found.confidence, found.box_xyxy) for found in cutout.boxes),
             doubts=cutout.doubts,
         )
-        for cutout in cut_out(detector, segmenter, images, asked, threshold)
+        for cutout in cut_out(detector, segmenter, images, jobs, threshold)
     ]
 
 
@@ -99,7 +94,8 @@ class MaskBatch:
 def cut_masks(loaded: Loaded, piece: MaskBatch, report: Report) -> list[MadeMask]:
     """The masks of a batch's photos, in their order. The photos must lie where every worker can read them."""
     settings = piece.settings
-    return make_masks(loaded.detector(settings.detector), loaded.segmenter(settings.segmenter), piece.jobs, settings.threshold)
+    judges = loaded.scorer("detector", settings.detector), loaded.scorer("segmenter", settings.segmenter)
+    return make_masks(*judges, piece.jobs, settings.threshold)
 
 
 def mask_all(do: Callable, settings: MaskSettings, jobs: Sequence[MaskJob], progress: Progress) -> list[MadeMask]:
@@ -109,7 +105,7 @@ def mask_all(do: Callable, settings: MaskSettings, jobs: Sequence[MaskJob], prog
 
     def received(piece: MaskBatch, masks: list[MadeMask]) -> None:
         made[piece.index] = masks
-        progress(LABEL, sum(map(len, made.values())), len(jobs))
+        progress("masks", sum(map(len, made.values())), len(jobs))
 
     if failures := do(pieces, received):
         raise RunFailedError(f"{failures[0].piece.label}: no masks: {failures[0].reason}") from failures[0].error

@@ -5,36 +5,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-
-if TYPE_CHECKING:
-    import torch
 
 SECONDS_BETWEEN_LOOKS = 5.0
 RESET_PEAK = "5"  # what /proc/self/clear_refs takes to begin the peak of resident memory anew
 
 
-@dataclass
-class Peak:
-    """The highest total seen, in bytes. Shared pages count once (PSS) where the system tells, else private ones (USS)."""
-
-    bytes: int = 0
-
-
 def _memory_of(process: psutil.Process) -> int:
-    """The kernel's own sum for a process, where there is one: reading every mapping costs ten times as much."""
+    """Bytes in memory. Shared pages count once (PSS) where the system tells, else private ones (USS)."""
     try:
-        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        pass
-    try:
-        return process.memory_full_info().uss
+        told = process.memory_full_info()
+        return getattr(told, "pss", told.uss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
 
@@ -46,7 +29,7 @@ def total_memory() -> int:
 
 
 @contextmanager
-def peak_on(device: "torch.device") -> Iterator[Callable[[], int]]:
+def peak_on(device) -> Iterator[Callable[[], int]]:
     """A function that tells the peak of the block in bytes: torch's allocations on a GPU, else the resident memory of this process.
 
     Costs nothing while the block runs: the kernel keeps the peak. Where it cannot be begun anew (another system than Linux, or a
@@ -72,20 +55,22 @@ def _resident_peak() -> int:
 
 
 @contextmanager
-def peak_memory() -> Iterator[Peak]:
-    """A `Peak` that is looked at every five seconds until the block ends; a shorter rise is missed."""
-    peak, stop = Peak(), threading.Event()
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """A function that tells the highest total in bytes, which is looked at every five seconds until the block ends; a shorter rise is
+    missed."""
+    peak, stop = 0, threading.Event()
 
     def look() -> None:
+        nonlocal peak
         while True:
-            peak.bytes = max(peak.bytes, total_memory())
+            peak = max(peak, total_memory())
             if stop.wait(SECONDS_BETWEEN_LOOKS):
                 return
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield lambda: peak
     finally:
         stop.set()
         thread.join()

@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.settings.config import Cluster
+from pipeline.workers import loaded
 from pipeline.workers.cluster import alive_nodes, capacity, connected
 from pipeline.workers.failure import RunFailedError
 from pipeline.workers.worker import Failure, Moved, Piece, Received, perform
@@ -34,17 +35,13 @@ class Worker:
     """Does pieces of work one after the other; `step` answers beside them how far a fit is."""
 
     def __init__(self, device: str, threads: int) -> None:
-        from pipeline.workers.loaded import Loaded
-
-        self.loaded = Loaded(device, threads)
+        self.loaded = loaded.Loaded(device, threads)
         self.now = 0
 
     @ray.method(max_task_retries=RESTARTS)
     def warm(self) -> None:
         """Import the models' libraries. Asked while the actor is started again, it answers once that is done."""
-        from pipeline.workers.loaded import warm
-
-        warm()
+        loaded.warm()
 
     def do(self, piece: Piece) -> Any:
         self.now = 0
@@ -105,88 +102,90 @@ class Pool:
 
     def do(self, pieces: Sequence[Piece], received: Received, moved: Moved | None = None, allowed: int = 0) -> list[Failure]:
         """See `worker.Do`."""
-        work = _Work(queue=deque(pieces), allowed=allowed, received=received, moved=moved)
+        self.queue, self.failures, self.strikes = deque(pieces), [], Counter()
+        self.flying: dict[ray.ObjectRef, tuple[Piece, Member]] = {}
         self.seen_up = time.monotonic()
-        while work.queue or work.flying:
+        while self.queue or self.flying:
             self._grow()
             self._require_a_worker()
-            self._hand_out(work)
-            self._collect(work)
-            if len(work.failures) > allowed:
+            self._hand_out()
+            self._collect(received)
+            if len(self.failures) > allowed:
                 break
-            self._ask_how_far(work)
-            self._replace_hanging(work)
-        return work.failures
+            if moved is not None:
+                self._ask_how_far(moved)
+            self._replace_hanging()
+        return self.failures
 
-    def _hand_out(self, work: "_Work") -> None:
+    def _hand_out(self) -> None:
         """Give pieces to the members that have fewest. A member that is started for the first time gets one, which waits there; to one
         that is started again Ray would refuse it."""
-        while work.queue:
-            piece = work.queue[0]
+        while self.queue:
+            piece = self.queue[0]
             ahead = AHEAD.get(piece.kind, AHEAD_OF_OTHERS)
             free = [m for m in self.members if len(m.pieces) < (ahead if m.down is None else int(not m.deaths))]
             if not free:
                 return
             member = min(free, key=lambda m: (m.down is not None, len(m.pieces)))
-            work.queue.popleft()
+            self.queue.popleft()
             member.pieces.append(piece)
             if len(member.pieces) == 1:
                 member.began = time.monotonic()
-            work.flying[member.actor.do.remote(piece)] = (piece, member)
+            self.flying[member.actor.do.remote(piece)] = (piece, member)
 
-    def _collect(self, work: "_Work") -> None:
+    def _collect(self, received: Received) -> None:
         """Take in what is done; a call that fails with its actor tells that this died."""
         waiting = [m.down for m in self.members if m.down is not None]
-        ready, _ = ray.wait([*work.flying, *waiting], timeout=POLL_SECONDS)
+        ready, _ = ray.wait([*self.flying, *waiting], timeout=POLL_SECONDS)
         for reference in ready:
             if reference in waiting:
-                self._came_up(reference, work)
-            elif reference in work.flying:
-                self._take(reference, work)
+                self._came_up(reference)
+            elif reference in self.flying:
+                self._take(reference, received)
 
-    def _came_up(self, reference: ray.ObjectRef, work: "_Work") -> None:
+    def _came_up(self, reference: ray.ObjectRef) -> None:
         (member,) = [m for m in self.members if m.down is reference]
         member.down = None
         try:
             ray.get(reference)
         except RayError:
             # Not up yet, so no piece was at work.
-            self._died(member, work, blamed=False)
+            self._died(member, blamed=False)
         else:
             member.began = time.monotonic()
 
-    def _take(self, reference: ray.ObjectRef, work: "_Work") -> None:
-        piece, member = work.flying[reference]
+    def _take(self, reference: ray.ObjectRef, received: Received) -> None:
+        piece, member = self.flying[reference]
         try:
             result = ray.get(reference)
         except RayTaskError as error:
-            self._done(reference, work)
+            self._done(reference)
             cause = error.cause if isinstance(error.cause, Exception) else error
-            work.failures.append(Failure(piece=piece, reason=_reason(cause), error=cause))
+            self.failures.append(Failure(piece=piece, reason=_reason(cause), error=cause))
         except RayError:
-            self._died(member, work)
+            self._died(member)
         else:
-            self._done(reference, work)
-            work.received(piece, result)
+            self._done(reference)
+            received(piece, result)
 
-    def _done(self, reference: ray.ObjectRef, work: "_Work") -> None:
-        piece, member = work.flying.pop(reference)
+    def _done(self, reference: ray.ObjectRef) -> None:
+        piece, member = self.flying.pop(reference)
         seconds = time.monotonic() - member.began
         self.slowest[piece.kind] = max(seconds, self.slowest.get(piece.kind, 0.0))
         member.pieces.remove(piece)
         member.began = time.monotonic()
 
-    def _died(self, member: Member, work: "_Work", blamed: bool = True) -> None:
+    def _died(self, member: Member, blamed: bool = True) -> None:
         """The piece that was at work has one try less if it is `blamed`; those that waited behind it are handed out anew."""
         lost = list(member.pieces)
-        work.flying = {reference: at for reference, at in work.flying.items() if at[1] is not member}
+        self.flying = {reference: at for reference, at in self.flying.items() if at[1] is not member}
         member.pieces.clear()
         if lost and blamed:
-            work.strikes[id(lost[0])] += 1
-            if work.strikes[id(lost[0])] >= TRIES.get(lost[0].kind, TRIES_OF_OTHERS):
-                tries = work.strikes[id(lost[0])]
-                work.failures.append(Failure(piece=lost.pop(0), reason=f"its worker died {tries} times while it was at work"))
-        work.queue.extendleft(reversed(lost))
+            self.strikes[id(lost[0])] += 1
+            tries = self.strikes[id(lost[0])]
+            if tries >= TRIES.get(lost[0].kind, TRIES_OF_OTHERS):
+                self.failures.append(Failure(piece=lost.pop(0), reason=f"its worker died {tries} times while it was at work"))
+        self.queue.extendleft(reversed(lost))
         member.deaths += 1
         member.down = member.actor.warm.remote()
         if member.deaths > RESTARTS:
@@ -202,10 +201,8 @@ class Pool:
                 "start the same command again to go on"
             )
 
-    def _ask_how_far(self, work: "_Work") -> None:
+    def _ask_how_far(self, moved: Moved) -> None:
         """Ask the actors at work on fits for their step; one that does not answer now is asked again later."""
-        if work.moved is None:
-            return
         asked = {m.actor.step.remote(): m for m in self.members if m.pieces and m.down is None and m.pieces[0].kind == "fit"}
         ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=POLL_SECONDS) if asked else ([], [])
         for reference in ready:
@@ -215,9 +212,9 @@ class Pool:
             except RayError:
                 continue  # its piece will fail in the same way, and is taken care of there
             if step and member.pieces:
-                work.moved(member.pieces[0], step)
+                moved(member.pieces[0], step)
 
-    def _replace_hanging(self, work: "_Work") -> None:
+    def _replace_hanging(self) -> None:
         """Kill the actor of a piece that takes far longer than any of its kind; Ray starts it again."""
         for member in self.members:
             if member.pieces and member.down is None and member.pieces[0].kind != "fit":
@@ -226,20 +223,6 @@ class Pool:
                     ray.kill(member.actor, no_restart=False)
 
 
-@dataclass
-class _Work:
-    """The state of one call of `do`. flying: call -> (piece, member)."""
-
-    queue: deque
-    allowed: int
-    received: Received
-    moved: Moved | None
-    flying: dict = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    strikes: Counter = field(default_factory=Counter)
-
-
 def _reason(error: Exception) -> str:
-    """The error in one line."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -37,5 +37,5 @@ def make_priors(loaded: Loaded, piece: PriorBatch, report: Report) -> int:
     began = time.perf_counter()
     images = draw_batch(backbone, recipe, piece.batch)
     noted = {"device": device_name(backbone.device), "seconds": time.perf_counter() - began, "owner": piece.run}
-    judges = loaded.detector(recipe.detector), loaded.segmenter(recipe.segmenter)
+    judges = loaded.scorer("detector", recipe.detector), loaded.scorer("segmenter", recipe.segmenter)
     return keep_batch(Path(piece.folder), recipe, piece.batch, images, *judges, **noted)

@@ -55,5 +55,8 @@ class Do(Protocol):
 
 def perform(loaded: Loaded, piece: Piece, report: Report) -> Any:
     """Do one piece of work with the models of this process."""
-    loaded.fix_threads()
+    import torch
+
+    # torch keeps the number for each thread of a process.
+    torch.set_num_threads(loaded.threads)
     return WORK[piece.kind](loaded, piece, report)

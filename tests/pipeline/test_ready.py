@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from running import opened
 
-from pipeline.check.run import check_run
+from pipeline.check.folder import check_run
 from pipeline.ready import ready
 from pipeline.settings.benchmark_config import load_plan
 from tests.pipeline.test_benchmark import FILE

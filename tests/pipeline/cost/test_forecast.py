@@ -26,7 +26,7 @@ def workload(config):
 
 def lacking(config):
     """The rates that a plan of the file does not have, and its wall-clock."""
-    found = price.price(config, workload(config), calibration.find(config, "cpu"))
+    found = price.price(config, workload(config), "cpu", calibration.calibrations(config).get("cpu", {}))
     return found.lacking, found.wall
 
 
@@ -48,7 +48,7 @@ def test_short_runs_give_every_rate_that_the_plan_of_a_run_lacks(tmp_path):
     assert all(rate.low <= rate.high and rate.other >= 0 for rate in rates.values())
     assert lacking(config)[0] == ()
     assert 0 < lacking(config)[1][0] < lacking(config)[1][1]
-    assert price.price(config, workload(config), calibration.find(config, "cpu")).fit_peak > 100e6
+    assert price.price(config, workload(config), "cpu", calibration.calibrations(config).get("cpu", {})).fit_peak > 100e6
     assert [path.name for path in (tmp_path / "runs").iterdir() if path.name != "_staging"] == ["_calibration"]
 
 
@@ -93,12 +93,12 @@ def test_a_run_leaves_rates_for_the_next_plan_and_is_then_held_against_it(tmp_pa
     first, run_dir, planned, line = run(1000.0)
     assert "nothing to compare" in line
     assert planned.line == ""
-    (stored,) = calibration.calibrations(first)
+    (stored,) = calibration.calibrations(first).values()
     (fit,) = workload(first).tasks("fit")
     seconds = json.loads((run_dir / "adapters" / "two_dogs" / "round=0.cost.json").read_text())["seconds"]
-    assert stored.rates[fit.kind].low == pytest.approx(seconds / 6)
+    assert stored[fit.kind].low == pytest.approx(seconds / 6)
     # The run is said to have begun a thousand seconds before its end.
-    assert 0 < stored.rates[START].low < 1000
+    assert 0 < stored[START].low < 1000
 
     second, run_dir, planned, line = run(1e6, "name=second")
     assert "planned" in planned.line
@@ -135,8 +135,8 @@ def test_a_merge_has_a_rate_of_its_own_and_so_have_the_fits_of_subjects(tmp_path
     arms = f"{{sum: {{method: merged_loras, {single}}}, fused: {{like: sum, merge: {{name: fusion}}}}}}"
     config = load_benchmark(path, ["fits=1", f"methods={arms}", "defaults={}", "metrics=[detect_and_compare]"])
     assert "nothing to compare" in finished(config, 1.0)[2]
-    (stored,) = calibration.calibrations(config)
+    (stored,) = calibration.calibrations(config).values()
     a, b, summed, fused = workload(config).tasks("fit")
     seconds = [read_cost(Path(task.place))["seconds"] for task in (a, b, summed, fused)]
-    assert (stored.rates[a.kind].low, stored.rates[a.kind].high) == pytest.approx((min(seconds[:2]) / 2, max(seconds[:2]) / 2))
-    assert [stored.rates[task.kind].low for task in (summed, fused)] == pytest.approx(seconds[2:])
+    assert (stored[a.kind].low, stored[a.kind].high) == pytest.approx((min(seconds[:2]) / 2, max(seconds[:2]) / 2))
+    assert [stored[task.kind].low for task in (summed, fused)] == pytest.approx(seconds[2:])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cost import calibration, price
-from pipeline.cost.calibration import START, Calibration, Rate
+from pipeline.cost.calibration import START, Rate
 from pipeline.cost.count import workload_of
 from pipeline.cost.forecast import Measured, duration, rates_of, verdict
 from pipeline.ready import ready
@@ -30,12 +30,11 @@ def rated(config, **changed):
     """A step of a fit takes 1 to 2 s, a denoising step of a chunk 0.5 to 1 s, all else nothing."""
     rates = {task.kind: Rate(low=1.0, high=2.0) for task in workload(config).tasks("fit")}
     rates |= {task.kind: Rate(low=0.5, high=1.0) for task in workload(config).tasks("draw", "priors")}
-    rates |= dict.fromkeys((*calibration.scorer_names(config), START), NOTHING) | changed
-    return Calibration(device="cpu", rates=rates)
+    return rates | dict.fromkeys((*calibration.scorer_names(config), START), NOTHING) | changed
 
 
 def priced(config, **changed):
-    return price.price(config, workload(config), rated(config, **changed))
+    return price.price(config, workload(config), "cpu", rated(config, **changed))
 
 
 def test_one_worker_takes_the_sum_of_all_steps_after_one_start(tmp_path):
@@ -80,7 +79,7 @@ def test_the_worker_that_draws_a_chunk_also_scores_it(tmp_path):
 def test_a_chunk_that_is_not_full_costs_its_share_or_the_whole(tmp_path):
     """17 candidates over 4 prompts in chunks of 8: four chunks of 5, 4, 4 and 4."""
     config = run_file(tmp_path, "candidates=17", "keep=1")
-    seconds = [price.seconds(task, config, rated(config).rates) for task in workload(config).tasks("draw")]
+    seconds = [price.seconds(task, config, rated(config)) for task in workload(config).tasks("draw")]
     assert [low for low, _ in seconds] == pytest.approx([12.5 * n / 8 for n in (5, 4, 4, 4)])
     assert {high for _, high in seconds} == {25.0}
 
@@ -98,15 +97,15 @@ def test_a_finished_run_costs_nothing(tmp_path):
     config = run_file(tmp_path)
     counted = workload(config)
     done = [replace(phase, tasks=tuple(replace(task, done=True) for task in phase.tasks)) for phase in counted.phases]
-    found = price.price(config, replace(counted, phases=tuple(done)), Calibration(device="cpu"))
+    found = price.price(config, replace(counted, phases=tuple(done)), "cpu", {})
     assert (found.hours, found.wall, found.lacking) == ((0, 0), (0, 0), ())
 
 
 def test_a_rate_that_is_missing_is_named_and_no_time_is_given(tmp_path):
     config = run_file(tmp_path)
     (fit,) = workload(config).tasks("fit")
-    bare = {name: rate for name, rate in rated(config).rates.items() if name != fit.kind}
-    found = price.price(config, workload(config), Calibration(device="cpu", rates=bare))
+    bare = {name: rate for name, rate in rated(config).items() if name != fit.kind}
+    found = price.price(config, workload(config), "cpu", bare)
     assert (found.hours, found.wall, found.lacking) == (None, None, (fit.kind,))
 
 
@@ -126,14 +125,14 @@ def test_as_many_workers_run_at_once_as_there_is_room_for(tmp_path):
 def test_calibrations_are_found_by_what_their_rates_depend_on(tmp_path):
     """Stored for two devices, found with another number of candidates, not found with other threads; rates of other names stay."""
     config = run_file(tmp_path)
-    stored = rated(config, png=Rate(low=1.0, high=2.0, other=0.5, peak_bytes=3, source="two steps")).rates
+    stored = rated(config, png=Rate(low=1.0, high=2.0, other=0.5, peak_bytes=3, source="two steps"))
     paths = [calibration.store(config, device, stored) for device in ("cpu", "NVIDIA H100")]
     assert [path.name.rsplit("-", 1)[0] for path in paths] == ["cpu", "nvidia-h100"]
     calibration.store(config, "cpu", {START: Rate(low=3.0, high=4.0)})
     found = calibration.calibrations(run_file(tmp_path, "candidates=128"))
-    assert [c.device for c in found] == ["cpu", "NVIDIA H100"]
-    assert [c.rates for c in found] == [{**stored, START: Rate(low=3.0, high=4.0)}, stored]
-    assert calibration.calibrations(run_file(tmp_path, "cluster.workers.cpus=2")) == []
+    assert list(found) == ["cpu", "NVIDIA H100"]
+    assert list(found.values()) == [{**stored, START: Rate(low=3.0, high=4.0)}, stored]
+    assert calibration.calibrations(run_file(tmp_path, "cluster.workers.cpus=2")) == {}
     paths[0].write_text("{}")
     with pytest.raises(ValueError, match=r"cpu-.*\.json: no calibration"):
         calibration.calibrations(config)

@@ -206,7 +206,7 @@ def test_edited_words_reach_the_metadata_and_new_photos_are_added(rendered, mask
     assert masker.asked == ["dog05.jpg"]
     assert prepared.removed == ("dog04.png",)
     assert prepared.scan.known == {"cat": 5, "dog": 5}
-    captions = [photo.caption for photo in prepared.photos if photo.subject == "cat"]
+    captions = [photo.entry.caption for photo in prepared.photos if photo.subject == "cat"]
     assert captions == ["My olis golden cat on a wall."] + ["A photo of a olis golden cat."] * 4
     combination = load_combination(out)
     assert combination.subjects[0].class_noun == "golden cat"

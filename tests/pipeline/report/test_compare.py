@@ -155,11 +155,11 @@ def test_prompts_are_compared_for_each_combination_however_they_were_given(tmp_p
 def test_self_training_is_compared_round_by_round(tmp_path):
     """Rounds 0 and 1 are in both; B is 0.1 ahead in round 1. Watched images, scored 9 in both, count nowhere."""
     a, b = selftrained(tmp_path / "a", [0.5, 0.5, 0.7]), selftrained(tmp_path / "b", [0.5, 0.6])
-    first, second = compare(a, b)
+    first, second = both = compare(a, b)
     assert [(r.round, r.estimate.count, r.real) for r in (first, second)] == [(0, 4, False), (1, 4, True)]
     assert (first.estimate.mean, second.estimate.mean) == pytest.approx((0.0, 0.1))
     output = io.StringIO()
-    print_comparison(a, b, console=Console(file=output, width=160))
+    print_comparison(a, b, both, Console(file=output, width=160))
     lines = [line.split() for line in output.getvalue().splitlines()]
     assert ["mudi", "0", DNC, "+0.000", "[+0.000,", "+0.000]", "not", "shown", "4", "0", "0"] in lines
     assert ["mudi", "1", DNC, "+0.100", "[+0.100,", "+0.100]", "real", "4", "0", "0"] in lines

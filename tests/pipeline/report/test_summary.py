@@ -63,14 +63,14 @@ def test_watched_images_stay_out_of_the_mean_and_are_compared_in_pairs(run_dir):
     store_round(run_dir, 1, "watch-00", [0.4, 0.6, 0.9])
     summary = summarise(run_dir)
     assert [row.score.mean for row in summary.rounds] == [0.6, 0.6]
-    (change,) = summary.watched
-    assert (change.round, change.difference.count) == (1, 2)
-    assert change.difference.mean == pytest.approx(0.2)
+    ((round, change),) = summary.watched.items()
+    assert (round, change.count) == (1, 2)
+    assert change.mean == pytest.approx(0.2)
 
 
 def test_a_run_without_candidates_has_no_rows_and_prints(run_dir):
     summary = summarise(run_dir)
-    assert (summary.rounds, summary.watched) == ((), ())
+    assert (summary.rounds, summary.watched) == ((), {})
     print_summary(run_dir, console=Console(file=io.StringIO()))
 
 

@@ -11,8 +11,8 @@ from mudi.records import Score
 from pipeline.report.records import Benchmark, Cell
 from pipeline.report.scores import load_scores
 from pipeline.report.statistics import Estimate
-from pipeline.report.tables import benchmark, print_benchmark, verdict
-from pipeline.report.text import markdown
+from pipeline.report.tables import benchmark, verdict
+from pipeline.report.text import markdown, print_tables
 from pipeline.tables import store
 from pipeline.tables.journal import publish
 
@@ -230,7 +230,7 @@ def test_text_shows_means_claims_and_gaps_with_the_papers_numbers_apart(tmp_path
     assert "| dreambooth beats mudi | fails |" in text
     assert "| mudi | 4 | 3.5 | 15 | 0.500 | 99 |" in text
     output = io.StringIO()
-    print_benchmark(run_dir, Console(file=output, width=160))
+    print_tables(benchmark(run_dir), Console(file=output, width=160))
     for shown in ("0.400 [0.400, 0.400] (1 missing)", "holds", "fails", "missing: mudi / x / fit 0: 1 of 4 images missing"):
         assert shown in output.getvalue()
 

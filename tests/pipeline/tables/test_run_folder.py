@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.settings.config import load_run
 from pipeline.tables import journal
-from pipeline.tables.run_folder import create_run, folder_sha256, open_run, read_run, sole_driver
+from pipeline.tables.run_folder import folder_sha256, open_run, read_run, sole_driver
 
 
 @pytest.fixture
@@ -33,8 +33,6 @@ def test_a_run_is_made_once_and_then_recognised(run):
     assert facts["packages"]["pyarrow"]
     assert open_run(run("cluster.workers.count=3"), {"photos": "abc"}) == run_dir
     assert contents(run_dir) == before
-    with pytest.raises(ValueError, match="holds a run already"):
-        create_run(run())
 
 
 def test_a_changed_question_is_refused_with_the_difference_and_nothing_written(run):

@@ -7,7 +7,7 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from pipeline.templates.page import page, webp_address
+from pipeline.templates.page import page, picture_address
 
 
 def test_a_page_without_its_content_is_no_page():
@@ -16,7 +16,7 @@ def test_a_page_without_its_content_is_no_page():
 
 
 def test_a_picture_is_inside_its_address():
-    address = webp_address(Image.new("RGB", (30, 20), (200, 30, 30)), quality=80)
+    address = picture_address(Image.new("RGB", (30, 20), (200, 30, 30)), "WEBP", quality=80)
     kind, _, data = address.partition(",")
     assert kind == "data:image/webp;base64"
     stored = Image.open(io.BytesIO(base64.b64decode(data)))

@@ -120,7 +120,7 @@ def test_a_quarantined_chunk_is_stored_as_errors_with_the_reason(work, tmp_path)
     piece = work["mudi"][2]
     lost = replace(piece, settings=replace(piece.settings, run_dir=str(tmp_path)))
     store.create_tables(tmp_path)
-    assert write_quarantined(lost, "its worker died 2 times while it was at work") == len(piece.chunk.keys)
+    write_quarantined(lost, "its worker died 2 times while it was at work")
     rows = store.read(tmp_path, "candidates", 0, ["candidate_id", "status", "error", "image_sha256"]).to_pylist()
     assert {row["candidate_id"] for row in rows} == {key.candidate_id for key in piece.chunk.keys}
     assert {(row["status"], row["error"], row["image_sha256"]) for row in rows} == {
