@@ -14,7 +14,7 @@ from statistics import median
 from jobs.driver import say
 from jobs.entry import prepare_environment
 
-CHUNKS, BATCH, STEPS, TURNS = 24, 8, 25, 3
+CHUNKS, BATCH, STEPS, TURNS = 6, 8, 8, 8
 
 
 def main() -> None:

@@ -20,6 +20,9 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Workers of a Ray that is started here are as urgent as the driver. Ray's default of 15 puts them behind its own processes:
+    # on two cores the same chunks then take 1.23 times as long as in this process, and 0.99 times with 0.
+    "RAY_worker_niceness": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
