@@ -93,6 +93,11 @@ def target_of(backbone: Backbone, latents: torch.Tensor, noise: torch.Tensor, si
     return signal.sqrt() * noise - (1 - signal).sqrt() * latents
 
 
+def clean_scale(backbone: Backbone, signal: torch.Tensor) -> torch.Tensor:
+    """By how much an error of the UNet's answer is one of the clean latents that it implies, at signal shares (B,)."""
+    return (1 - signal).sqrt() / (signal.sqrt() if backbone.scheduler.config.prediction_type == "epsilon" else 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Edit:
     """What guidance by layout asks of the loop. `before(step)` runs before each pass of a step; each of the first `steps`

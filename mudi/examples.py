@@ -8,7 +8,7 @@ from PIL import Image
 
 from mudi.augment import Segment, cut_mix, seg_mix
 from mudi.dataset import load_segments
-from mudi.fit import Example
+from mudi.fit import Example, Examples
 from mudi.records import Combination
 from mudi.user_files.photos import read_image
 
@@ -130,19 +130,10 @@ def personal_examples(
     return examples
 
 
-def kept_examples(
-    images: Sequence[np.ndarray], prompts: Sequence[str], batch: int,
-    references: Callable[[int, np.random.Generator], list[Example]] | None = None, reference_share: float = 0.0,
-) -> Callable[[int, np.random.Generator], list[Example]]:  # fmt: skip
-    """Micro-batches of selected candidates with the prompts they were drawn from (MuDI, section 5).
-
-    A share of the micro-batches can come from the user's own photos instead, through `references`.
-    """
+def sharing(own: Examples, others: Examples, share: float) -> Examples:
+    """Micro-batches of `own`, a `share` of them of `others` instead."""
 
     def examples(step: int, rng: np.random.Generator) -> list[Example]:
-        if references is not None and rng.random() < reference_share:
-            return references(step, rng)
-        rows = rng.integers(len(images), size=batch)
-        return [Example(images[i], prompts[i], key=f"kept-{i}") for i in rows]
+        return others(step, rng) if rng.random() < share else own(step, rng)
 
     return examples

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mudi import adapters
 from mudi.backbone import Backbone
-from mudi.diffusion import alphas_cumprod, predict, target_of, to_pixels
+from mudi.diffusion import alphas_cumprod, clean_scale, predict, target_of, to_pixels
 from mudi.records import Report
 from mudi.text import tokens
 from mudi.text.conditioning import Conditioning, encode_prompts, join
@@ -28,7 +28,8 @@ class Example:
 
     `prior` marks a picture of the class, not of the subject. `key` names a picture that comes back
     unchanged, so that it goes through the autoencoder once; None for fresh compositions. `weight` is a
-    float32 (S, S) loss weight, None for one everywhere.
+    float32 (S, S) loss weight, None for one everywhere. `reward` is how much of it counts as good, 0..1. With `as_before` it
+    gets the noise and the timestep of the example before it.
     """
 
     image: np.ndarray
@@ -36,16 +37,21 @@ class Example:
     prior: bool = False
     key: str | None = None
     weight: np.ndarray | None = None
+    reward: float = 1.0
+    as_before: bool = False
 
 
 @dataclass(frozen=True)
 class Noised:
     """What a loss sees of a batch: what the UNet should answer (B, C, h, w), noise or velocity as the model was trained,
-    which rows are priors (B,) bool, and the loss weights (B, 1, h, w) or None."""
+    which rows are priors (B,) bool, the loss weights (B, 1, h, w) or None, the rewards (B,), and by how much an error of the
+    answer is one of the clean latents (B,)."""
 
     target: torch.Tensor
     prior: torch.Tensor
     weights: torch.Tensor | None
+    rewards: torch.Tensor | None = None
+    clean_scale: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,7 @@ class FitSettings:
     """The optimiser. Defaults are MuDI's released ones: AdamW, constant rate, clip 1, batch 1 accumulated twice.
 
     `noise_offset` times one more normal number a row and channel is added to the noise, the same in all places; 0 draws none.
+    `lowest_timestep` is the lowest that is drawn, `learnt_from` the lowest at which errors count: below it the weights are 0.
     """
 
     steps: int
@@ -62,6 +69,8 @@ class FitSettings:
     weight_decay: float = 1e-4
     clip: float = 1.0
     noise_offset: float = 0.0
+    lowest_timestep: int = 0
+    learnt_from: int = 0
     checkpoint_every: int = 200
 
 
@@ -126,15 +135,18 @@ def _weights(examples: list[Example], latents: torch.Tensor) -> torch.Tensor | N
 
 
 def _noised(
-    inputs: _Inputs, examples: list[Example], source: torch.Generator, alphas: torch.Tensor, noise_offset: float
+    inputs: _Inputs, examples: list[Example], source: torch.Generator, alphas: torch.Tensor, settings: FitSettings
 ) -> tuple[Noised, Predict]:  # fmt: skip
     """A batch at one random timestep a row, and the function that predicts its noise with a named adapter."""
     backbone = inputs.backbone
     latents = inputs.latents(examples, source)
     noise = torch.randn(latents.shape, generator=source).to(latents.device)
-    timesteps = torch.randint(len(alphas), (len(examples),), generator=source)
-    if noise_offset:
-        noise = noise + noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=source).to(noise.device)
+    timesteps = torch.randint(settings.lowest_timestep, len(alphas), (len(examples),), generator=source)
+    if settings.noise_offset:
+        noise = noise + settings.noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=source).to(noise.device)
+    for row, _ in enumerate(examples):
+        if examples[row].as_before:
+            noise[row], timesteps[row] = noise[row - 1], timesteps[row - 1]
     signal = alphas[timesteps].view(-1, 1, 1, 1).to(latents.device)
     noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)
     condition = inputs.condition([e.prompt for e in examples])
@@ -145,7 +157,12 @@ def _noised(
             return predict(backbone, noisy, timesteps, condition)
 
     prior = torch.tensor([e.prior for e in examples], device=latents.device)
-    return Noised(target_of(backbone, latents, noise, signal), prior, _weights(examples, latents)), answer
+    rewards = torch.tensor([e.reward for e in examples], device=latents.device)
+    target, weights = target_of(backbone, latents, noise, signal), _weights(examples, latents)
+    if settings.learnt_from:
+        learnt = (timesteps >= settings.learnt_from).float().view(-1, 1, 1, 1).to(latents.device)
+        weights = learnt if weights is None else weights * learnt
+    return Noised(target, prior, weights, rewards, clean_scale(backbone, signal.flatten())), answer
 
 
 def _save_checkpoint(work: Path, step: int, trained: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
@@ -221,7 +238,7 @@ def fit(
         for micro in range(settings.accumulation):
             rng = np.random.default_rng((seed, step, micro))
             source = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            value = loss(*_noised(inputs, examples(step, rng), source, alphas, settings.noise_offset)) / settings.accumulation
+            value = loss(*_noised(inputs, examples(step, rng), source, alphas, settings)) / settings.accumulation
             value.backward()
             total += value.item()
         if not np.isfinite(total):

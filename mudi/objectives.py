@@ -20,6 +20,25 @@ def denoising_loss(prediction: torch.Tensor, noise: torch.Tensor, weights: torch
     return (squared_error * weights.float()).mean()
 
 
+def sample_errors(
+    prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None, clean_scale: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Each sample's mean squared error (B,) of what the UNet answers, with the `weights` of `denoising_loss`.
+
+    With `clean_scale` (B,) the error is that of the clean latents which the answer implies, clean_scale times the answer's own:
+    sqrt((1 - a) / a) of predicted noise, sqrt(1 - a) of velocity, a the cumulative signal share. It is then divided by its mean
+    absolute value, through which no gradient flows, so that all timesteps weigh alike (DiffusionNFT's released code).
+    """
+    _require_same_shape(prediction, target)
+    error = prediction.float() - target.float()
+    if clean_scale is not None:
+        error = error * clean_scale.view(-1, 1, 1, 1)
+    squared = error**2 if weights is None else error**2 * weights.float()
+    means = squared.flatten(1).mean(1)
+    # A sample that is right to the last bit has no error to divide.
+    return means if clean_scale is None else means / error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+
+
 def prior_preservation_loss(
     prediction: torch.Tensor, noise: torch.Tensor, prior_prediction: torch.Tensor, prior_noise: torch.Tensor, prior_weight: float = 1.0,
     weights: torch.Tensor | None = None,
@@ -45,8 +64,7 @@ def dco_loss(prediction: torch.Tensor, reference_prediction: torch.Tensor, noise
     """
     _require_same_shape(prediction, noise)
     _require_same_shape(reference_prediction, noise)
-    error = ((prediction.float() - noise.float()) ** 2).flatten(1).mean(1)
-    reference_error = ((reference_prediction.detach().float() - noise.float()) ** 2).flatten(1).mean(1)
+    error, reference_error = sample_errors(prediction, noise), sample_errors(reference_prediction.detach(), noise)
     return -logsigmoid(-beta * (error - reference_error)).mean()
 
 

@@ -22,6 +22,9 @@ RANGES = {
     **dict.fromkeys(("mix_probability", "mix_probability_many", "background_weight", "noise_offset"), (int | float, 0, 1)),
     **dict.fromkeys(("learning_rate", "row_learning_rate", "dco_beta"), (int | float, 1e-12, 1e6)),
     **dict.fromkeys(("prior_weight", "prior_guidance_scale", "row_deviation", "kl_weight", "ridge"), (int | float, 0, 1e6)),
+    **dict.fromkeys(("beta", "reward_clip"), (int | float, 1e-6, 1e6)),
+    "pair_margin": (int | float, 0, 1e6),
+    "noise_from": (int, 0, 999),
     **dict.fromkeys(("weight_decay", "mark_weight", "rest_weight", "neutral_weight", "guidance_scale"), (int | float, 0, 1e6)),
 }
 
@@ -196,6 +199,24 @@ class RetrainSettings:
     """Weight of the KL term that holds the adapter near that of the round before."""
     reference_share: float = 0.0
     """Share of micro-batches drawn from the user's photos (with Seg-Mix at 0.3); the paper's text trains on the selected images alone."""
+    objective: Literal["filtered", "negative_aware", "preference"] = "filtered"
+    """What is learnt from candidates: filtered, the paper's, from the kept ones alone; negative_aware from all of them, towards the good
+    and away from the bad; preference from pairs of one prompt."""
+    beta: float | None = None
+    """How far the implicit predictions of negative_aware lie apart (null is 1), or how sharply preference tells a pair (null is 2000)."""
+    reward_clip: float = 1.0
+    """Standard deviations above the mean of its prompt at which negative_aware counts a candidate as wholly good."""
+    error_in: Literal["prediction", "clean"] = "prediction"
+    """Whether negative_aware measures errors in what the UNet answers, or in the clean latents with an adaptive weight."""
+    pair_margin: float = 0.0
+    """By how much more than this the scores of a preference pair differ."""
+    noise_from: int = 0
+    """The lowest timestep at which candidates are learnt from, of 0 to 999."""
+
+    @property
+    def learns_from_all(self) -> bool:
+        """Whether every candidate that has a score is trained on, rather than the best."""
+        return self.objective != "filtered"
 
     def __post_init__(self) -> None:
         for count in ("steps", "batch", "accumulation"):
@@ -203,6 +224,10 @@ class RetrainSettings:
         _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "numbers above 0, finite; the default is 1e-4")
         _require(self, "kl_weight", 0 <= self.kl_weight < math.inf, "0 (no KL term) and above, finite")
         _require(self, "reference_share", 0 <= self.reference_share <= 1, "0 to 1; 0 trains on selected candidates alone")
+        require_ranges(self)
+        if self.objective == "preference":
+            _require(self, "batch", self.batch % 2 == 0, "even numbers with objective = 'preference', which trains on pairs")
+            _require(self, "reference_share", not self.reference_share, "0 with objective = 'preference': photos have no worse picture")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One round of self-training: refit an adapter on selected candidates, held close to where it was by a KL term."""
+"""One round of self-training: refit an adapter on its candidates by an objective, held close to where it was by a KL term."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,50 +12,34 @@ from mudi.adapter_folder import work_folder
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, encode, predict
-from mudi.examples import kept_examples, personal_examples, reference_pictures, seg_mixing
-from mudi.fit import Examples, FitSettings, Loss, Noised, Predict, fit
-from mudi.objectives import denoising_loss, kl_penalty
+from mudi.examples import personal_examples, reference_pictures, seg_mixing, sharing
+from mudi.fit import Examples, FitSettings, fit
+from mudi.objectives import kl_penalty
 from mudi.options import DRIFT_TIMES, RetrainSettings
 from mudi.records import Adapter, Combination, Report
+from mudi.self_training import OBJECTIVES
+from mudi.self_training.candidates import Rewarded
 from mudi.text.conditioning import encode_prompts
 
 
-def kl_loss(weight: float) -> Loss:
-    """Noise prediction on the kept images plus `weight` times the KL to the reference adapter.
-
-    Forward-noised kept latents, no guidance, one timestep for both terms. The paper releases no code;
-    equal-variance Gaussian steps make the KL a weighted squared difference of predictions, and the
-    weight is dropped as DPOK's released code does. The minimiser is the plain regression onto
-    (noise + weight * reference) / (1 + weight).
-    """
-
-    def loss(noised: Noised, predict: Predict) -> torch.Tensor:
-        reference = predict(REFERENCE)
-        predicted = predict(TRAINED)
-        return denoising_loss(predicted, noised.target, noised.weights) + weight * kl_penalty(predicted, reference)
-
-    return loss
-
-
 def retrain(
-    backbone: Backbone, combination: Combination, start: Adapter, images: Sequence[np.ndarray], prompts: Sequence[str],
-    settings: RetrainSettings, out_dir: Path, round: int, seed: int, report: Report | None = None,
+    backbone: Backbone, combination: Combination, start: Adapter, candidates: Sequence[Rewarded], settings: RetrainSettings,
+    out_dir: Path, round: int, seed: int, report: Report | None = None,
 ) -> Adapter:  # fmt: skip
     """The adapter of round `round`, stored in `out_dir`.
 
-    `images` are the kept candidates, uint8 (S, S, 3), with the prompts they were drawn from. The frozen
-    reference is `start`, the adapter that drew them, as a second adapter on the same UNet; the trained
-    one starts as its copy, so the KL is zero at step 0. Token rows of the start stay as they are. Raises
-    ValueError if nothing was kept, or if the start holds no LoRA.
+    `combination` is named as the start's method names it (`view`). The frozen reference is `start`, the adapter that drew the
+    `candidates`, as a second adapter on the same UNet; the trained one starts as its copy, so the KL is zero at step 0. Token
+    rows of the start stay as they are. Raises ValueError if nothing was kept, or if the start holds no LoRA.
     """
-    if not len(images):
+    if not len(candidates):
         raise ValueError(f"round {round} of {combination.key}: no candidate was kept, so there is nothing to train on")
-    photos = None
+    examples = OBJECTIVES[settings.objective].examples(candidates, settings)
     if settings.reference_share:
         pictures = reference_pictures(combination, backbone.resolution)
         photos = personal_examples(pictures, [], batch=settings.batch, mix=seg_mixing(backbone.resolution), mix_probability=0.3)
-    examples = kept_examples(images, prompts, settings.batch, photos, settings.reference_share)
-    details = {"start": start.sha256, "retrain": asdict(settings), "kept": len(images)}
+        examples = sharing(examples, photos, settings.reference_share)
+    details = {"start": start.sha256, "retrain": asdict(settings), "kept": len(candidates)}
     return refit(backbone, combination, start, examples, settings, out_dir, round=round, seed=seed, details=details, report=report)
 
 
@@ -72,9 +56,12 @@ def refit(
     adapters.load(backbone.unet, start, TRAINED)
     identifiers = adapters.load_rows(backbone, start)
     optimiser = FitSettings(
-        steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation
+        steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation,
+        learnt_from=settings.noise_from,
+    )  # fmt: skip
+    tail = fit(
+        backbone, examples, OBJECTIVES[settings.objective].loss(settings), optimiser, work=work_folder(out_dir), seed=seed, report=report
     )
-    tail = fit(backbone, examples, kl_loss(settings.kl_weight), optimiser, work=work_folder(out_dir), seed=seed, report=report)
     facts = {
         "seed": seed, **adapters.base_facts(backbone), "final_loss": tail,
         "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)), "drift": drift(backbone, combination), **details,

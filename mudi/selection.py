@@ -1,4 +1,4 @@
-"""Which candidates the next round learns from: the best by one score."""
+"""Which candidates the next round learns from: the best by their score, or all."""
 
 import math
 from collections.abc import Sequence
@@ -20,3 +20,16 @@ def select_top(candidate_ids: Sequence[str], values: Sequence[float | None], kee
     scored = [(value, name) for name, value in zip(candidate_ids, values, strict=True) if value is not None and math.isfinite(value)]
     qualified = [(value, name) for value, name in scored if value > 0 or not require_positive]
     return [name for value, name in sorted(qualified, key=lambda pair: (-pair[0], pair[1]))[:keep]]
+
+
+def select(
+    candidates: Sequence[tuple[str, str, float | None]], keep: int, *, everything: bool = False
+) -> tuple[tuple[str, str, float], ...]:
+    """Those of `candidates` (id, prompt, value) that a round trains on, best first: the `keep` best, or `everything` that has a value.
+
+    The best are those of `select_top`. All includes zeros: an objective that learns from bad pictures needs them.
+    """
+    ids, values = [name for name, _, _ in candidates], [value for _, _, value in candidates]
+    chosen = select_top(ids, values, max(1, len(ids)) if everything else keep, require_positive=not everything)
+    by_id = {name: (name, prompt, value) for name, prompt, value in candidates}
+    return tuple(by_id[name] for name in chosen)

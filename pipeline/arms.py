@@ -176,7 +176,8 @@ def refits(
         folder = adapter_folder(run_dir, config, arms, arm, combination.key, fit)
         retraining = arm.refit.retraining
         job = FitJob(
-            label=f"{arm.label} {combination.key} {fit}", combination=combination, method=arm.method, hyperparameters={},
+            label=f"{arm.label} {combination.key} {fit}", combination=arm.options.view(combination), method=arm.method,
+            hyperparameters={},
             backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
             seed=fit_seed(config.seed, combination.key, fit), steps=retraining.steps,
             start=starts[arm.refit.of, combination.key, fit], kept=kept[arm.label, combination.key, fit], retraining=retraining,

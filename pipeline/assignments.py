@@ -112,10 +112,11 @@ def first_fits(config: RunConfig, run_dir: Path, combinations: list[Combination]
 def refits(
     config: RunConfig, run_dir: Path, combinations: list[Combination], adapters: list[Adapter], kept: Mapping[str, Chosen], round: int
 ) -> list[FitJob]:
-    """The refits on what `round` kept of each combination; a combination that kept nothing has none."""
+    """The refits on what `round` kept of each combination, named as the method names it; one that kept nothing has none."""
+    view = method_of(config).view
     return [
         FitJob(
-            label=combination.key, combination=combination, method=config.method.name, hyperparameters={},
+            label=combination.key, combination=view(combination), method=config.method.name, hyperparameters={},
             backbone=located(config.models.backbone),
             precision=config.precision, out_dir=str(adapter_folder(run_dir, combination.key, round + 1)),
             seed=fit_seed(config.seed, combination.key, round + 1), steps=config.retrain.steps, start=adapter,

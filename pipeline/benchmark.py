@@ -12,7 +12,7 @@ import numpy as np
 from mudi import adapter_folder
 from mudi.adapter_size import payload_bytes
 from mudi.records import Adapter
-from mudi.selection import select_top
+from mudi.selection import select
 from pipeline import arms as planning
 from pipeline.arms import ResolvedArm
 from pipeline.assignments import draw_settings
@@ -77,7 +77,7 @@ def _choice(ready: Ready, pool: Draws, starts: Adapters) -> Choice:
     if pool.run_dir.is_dir() and not undrawn(pool):
         return Choice(name="selection", choose=choose, expected=_select(ready, pool.run_dir, starts))
     placeholder = {
-        (arm.label, c.key, fit): (("id", "prompt"),) * arm.refit.keep
+        (arm.label, c.key, fit): (("id", "prompt", 0.0),) * arm.refit.keep
         for arm in ready.arms.values() if arm.refit
         for c in ready.combinations for fit in range(ready.config.fits)
     }  # fmt: skip
@@ -85,7 +85,7 @@ def _choice(ready: Ready, pool: Draws, starts: Adapters) -> Choice:
 
 
 def _select(ready: Ready, pool: Path, starts: Adapters) -> dict[Cell, Chosen]:
-    """(arm, combination, fit) -> the pool's candidates that train its refit: id and prompt."""
+    """(arm, combination, fit) -> the pool's candidates that train its refit."""
     config = ready.config
     scores = store.read(pool, "scores", ROUND, ["candidate_id", "metric", "value"]).to_pylist()
     values = {s["candidate_id"]: s["value"] for s in scores if s["metric"] == config.score.select_by}
@@ -96,23 +96,22 @@ def _select(ready: Ready, pool: Path, starts: Adapters) -> dict[Cell, Chosen]:
         for combination in ready.combinations if arm.refit else ():
             for fit in range(config.fits):
                 start = starts[arm.refit.of, combination.key, fit]
-                mine = {
-                    row["candidate_id"]: row["prompt"]
+                mine = sorted(
+                    (row["candidate_id"], row["prompt"], values.get(row["candidate_id"]))
                     for row in rows
                     if (row["method"], row["combination"], row["adapter_sha256"]) == (arm.refit.of, combination.key, start.sha256)
-                }
-                rng = np.random.default_rng((config.seed, fit))
-                chosen = choose(arm.refit, sorted(mine), [values.get(c) for c in sorted(mine)], rng)
-                kept[arm.label, combination.key, fit] = tuple((c, mine[c]) for c in chosen)
+                )
+                kept[arm.label, combination.key, fit] = choose(arm.refit, mine, np.random.default_rng((config.seed, fit)))
     return kept
 
 
-def choose(refit: Refit, candidate_ids: Sequence[str], values: Sequence[float | None], rng: np.random.Generator) -> list[str]:
-    """Which candidates of a pool train a refit: the best, or as many of those that have a score, zeros included, at random."""
+def choose(refit: Refit, candidates: Sequence[tuple[str, str, float | None]], rng: np.random.Generator) -> Chosen:
+    """Which candidates of a pool (id, prompt, value) train a refit: those that its objective wants, or `keep` of those that have a
+    score, zeros included, at random."""
     if refit.select == "top":
-        return select_top(candidate_ids, values, refit.keep)
-    scored = [c for c, value in zip(candidate_ids, values, strict=True) if value is not None]
-    return [scored[i] for i in sorted(rng.permutation(len(scored))[: refit.keep])]
+        return select(candidates, refit.keep, everything=refit.learns_from_all)
+    scored = [candidate for candidate in candidates if candidate[2] is not None]
+    return tuple(scored[i] for i in sorted(rng.permutation(len(scored))[: refit.keep]))
 
 
 def _write_fits(ready: Ready, adapters: Adapters) -> None:

@@ -18,8 +18,8 @@ from pipeline.workers.draw import DrawSettings
 from pipeline.workers.fit_job import FitJob, place_of
 
 Progress = Callable[[str, int, int], None]
-# Kept candidates, best first: id and prompt.
-Chosen = tuple[tuple[str, str], ...]
+# Candidates that a refit trains on, best first: id, prompt and score.
+Chosen = tuple[tuple[str, str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

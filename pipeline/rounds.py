@@ -8,15 +8,15 @@ starting it again.
 from pathlib import Path
 
 from mudi.records import Adapter
-from mudi.selection import select_top
+from mudi.selection import select
 from mudi.text.prompts import WATCHED
 from pipeline import assignments
-from pipeline.phases import Choice, Draws, Fits, Fitted, Phases, Priors
+from pipeline.phases import Choice, Chosen, Draws, Fits, Fitted, Phases, Priors
 from pipeline.ready import Ready
 from pipeline.tables import journal, store
 from pipeline.workers.fit_job import subject_fits
 
-Kept = dict[str, tuple[tuple[str, str], ...]]
+Kept = dict[str, Chosen]
 
 
 def phases(ready: Ready) -> Phases:
@@ -63,12 +63,12 @@ def _choice(ready: Ready, round: int, adapters: list[Adapter], seconds: dict, fi
             journal.append_event(run_dir, event="nothing kept", round=round, combination=key)
         return kept
 
-    expected = dict.fromkeys(keys, (("id", "prompt"),) * ready.config.keep)
+    expected = dict.fromkeys(keys, (("id", "prompt", 0.0),) * ready.config.keep)
     return Choice(name=f"round {round} selection", choose=choose, expected=expected)
 
 
 def _select(ready: Ready, round: int) -> Kept:
-    """Rank the round's candidates by `score.select_by`, store the kept ones, and return them with their prompts."""
+    """Rank the round's candidates by `score.select_by`, store those that train the next adapter, and return them."""
     config, run_dir = ready.config, ready.run_dir
     scores = store.read(run_dir, "scores", round, ["candidate_id", "metric", "value"]).to_pylist()
     values = {s["candidate_id"]: s["value"] for s in scores if s["metric"] == config.score.select_by}
@@ -77,17 +77,17 @@ def _select(ready: Ready, round: int) -> Kept:
     ranked = []
     for combination in ready.combinations:
         mine = [c for c in candidates if c["combination"] == combination.key and not c["prompt_id"].startswith(WATCHED)]
-        prompts = {c["candidate_id"]: c["prompt"] for c in mine}
-        chosen = select_top(list(prompts), [values.get(c) for c in prompts], config.keep)
-        kept[combination.key] = tuple((candidate_id, prompts[candidate_id]) for candidate_id in chosen)
-        ranked += [(candidate_id, rank, values[candidate_id]) for rank, candidate_id in enumerate(chosen, start=1)]
+        scored = [(c["candidate_id"], c["prompt"], values.get(c["candidate_id"])) for c in mine]
+        kept[combination.key] = select(scored, config.keep, everything=config.retrain.learns_from_all)
+        ranked += [(candidate_id, rank, value) for rank, (candidate_id, _, value) in enumerate(kept[combination.key], start=1)]
     store.write_selection(run_dir, round, ranked)
     return kept
 
 
 def _published(run_dir: Path, keys: list[str], round: int) -> Kept:
     """The kept candidates of a published round, as they are stored."""
-    ranks = {row["candidate_id"]: row["rank"] for row in store.read(run_dir, "selections", round).to_pylist()}
+    ranked = {row["candidate_id"]: row for row in store.read(run_dir, "selections", round).to_pylist()}
     rows = store.read(run_dir, "candidates", round, ["candidate_id", "combination", "prompt"]).to_pylist()
-    chosen = sorted((row for row in rows if row["candidate_id"] in ranks), key=lambda row: ranks[row["candidate_id"]])
-    return {key: tuple((r["candidate_id"], r["prompt"]) for r in chosen if r["combination"] == key) for key in keys}
+    chosen = sorted((row for row in rows if row["candidate_id"] in ranked), key=lambda row: ranked[row["candidate_id"]]["rank"])
+    told = [(row["combination"], (row["candidate_id"], row["prompt"], ranked[row["candidate_id"]]["value"])) for row in chosen]
+    return {key: tuple(candidate for combination, candidate in told if combination == key) for key in keys}

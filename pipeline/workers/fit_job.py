@@ -29,7 +29,7 @@ from pipeline.workers.memory import peak_on
 @dataclass(frozen=True, kw_only=True)
 class FitJob:
     """One adapter to make. Without `start` it is the method's own first fit; with it, a refit of `start` on the
-    candidates `kept` (id and prompt) of round `round`, which makes the adapter of the round after. `label` names it in
+    candidates `kept` (id, prompt and score) of round `round`, which makes the adapter of the round after. `label` names it in
     progress and errors, and is unlike those of all jobs beside it. With `alone`, a subject's key, only that subject's own fit
     is made, for jobs that unite it with others (`subject_fits`)."""
 
@@ -45,7 +45,7 @@ class FitJob:
     seed: int
     steps: int
     start: Adapter | None = None
-    kept: tuple[tuple[str, str], ...] = ()
+    kept: tuple[tuple[str, str, float], ...] = ()
     round: int = 0
     retraining: RetrainSettings | None = None
     run_dir: str = ""
@@ -147,10 +147,8 @@ def _first_fit(backbone: Backbone, job: FitJob, report: Report) -> Adapter:
 
 def _refit(backbone: Backbone, job: FitJob, report: Report) -> Adapter:
     from mudi.retrain import retrain
+    from mudi.self_training.candidates import Rewarded
 
-    stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _ in job.kept})
-    images = [np.asarray(Image.open(io.BytesIO(stored[candidate_id]))) for candidate_id, _ in job.kept]
-    prompts = [prompt for _, prompt in job.kept]
-    return retrain(
-        backbone, job.combination, job.start, images, prompts, job.retraining, Path(job.out_dir), job.round + 1, job.seed, report
-    )
+    stored = store.read_images(Path(job.run_dir), {candidate_id for candidate_id, _, _ in job.kept})
+    candidates = [Rewarded(np.asarray(Image.open(io.BytesIO(stored[key]))), prompt, reward) for key, prompt, reward in job.kept]
+    return retrain(backbone, job.combination, job.start, candidates, job.retraining, Path(job.out_dir), job.round + 1, job.seed, report)

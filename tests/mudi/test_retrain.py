@@ -8,7 +8,9 @@ from mudi import adapter_folder, adapters
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.fit import Noised
 from mudi.options import RetrainSettings
-from mudi.retrain import kl_loss, retrain
+from mudi.retrain import retrain
+from mudi.self_training import filtered
+from mudi.self_training.candidates import Rewarded
 from tests.mudi.test_adapters import noisy_adapter, stored
 
 
@@ -28,7 +30,8 @@ def test_the_penalty_is_zero_at_step_zero(miniature, tmp_path, two_dogs):
         return miniature.unet(noisy, 500, torch.ones(2, 40, 112), added_cond_kwargs=added).sample
 
     noised = Noised(noise, torch.zeros(2, dtype=torch.bool), None)
-    assert kl_loss(1.0)(noised, predict).item() == kl_loss(0.0)(noised, predict).item()
+    held, free = (filtered.loss(RetrainSettings(kl_weight=weight)) for weight in (1.0, 0.0))
+    assert held(noised, predict).item() == free(noised, predict).item()
 
 
 def test_the_minimiser_is_the_weighted_mean_of_noise_and_reference():
@@ -36,7 +39,7 @@ def test_the_minimiser_is_the_weighted_mean_of_noise_and_reference():
     prediction = torch.full((1, 1, 1, 1), 3.0, requires_grad=True)
     answers = {TRAINED: prediction, REFERENCE: torch.full((1, 1, 1, 1), 4.0)}
     noised = Noised(torch.ones(1, 1, 1, 1), torch.zeros(1, dtype=torch.bool), None)
-    kl_loss(2.0)(noised, answers.__getitem__).backward()
+    filtered.loss(RetrainSettings(kl_weight=2.0))(noised, answers.__getitem__).backward()
     assert prediction.grad.item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -48,10 +51,11 @@ def test_the_penalty_holds_the_adapter_near_its_start(miniature, tmp_path, two_d
     start = stored(miniature, tmp_path / "start")
     origin = torch.cat([p.detach().flatten() for p in adapters.parameters(miniature.unet)])
     images = [np.random.default_rng(i).integers(0, 255, (48, 48, 3), dtype=np.uint8) for i in range(3)]
+    candidates = [Rewarded(image, "a red dog", 1.0) for image in images]
     drift = {}
     for weight in (0.0, 30.0):
         settings = RetrainSettings(steps=30, learning_rate=3e-3, batch=4, accumulation=1, kl_weight=weight)
-        adapter = retrain(miniature, two_dogs, start, images, ["a red dog"] * 3, settings, tmp_path / f"{weight}", 1, 0)
+        adapter = retrain(miniature, two_dogs, start, candidates, settings, tmp_path / f"{weight}", 1, 0)
         assert adapter.round == 1
         adapters.load(miniature.unet, adapter)
         drift[weight] = (torch.cat([p.detach().flatten() for p in adapters.parameters(miniature.unet)]) - origin).norm().item()
@@ -63,4 +67,4 @@ def test_an_empty_selection_is_refused(miniature, tmp_path, two_dogs):
     noisy_adapter(miniature)
     start = stored(miniature, tmp_path / "start")
     with pytest.raises(ValueError, match="nothing to train on"):
-        retrain(miniature, two_dogs, start, [], [], RetrainSettings(), tmp_path / "next", 1, 0)
+        retrain(miniature, two_dogs, start, [], RetrainSettings(), tmp_path / "next", 1, 0)

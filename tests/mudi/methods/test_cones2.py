@@ -13,6 +13,7 @@ from mudi.methods import METHODS
 from mudi.methods.cones2 import Cones2
 from mudi.options import RetrainSettings
 from mudi.retrain import retrain
+from mudi.self_training.candidates import Rewarded
 from mudi.text.prompts import fill_prompts
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
@@ -74,9 +75,9 @@ def test_rounds_of_self_training_are_refused_before_anything_is_fitted(tmp_path)
 
 def test_a_refit_of_a_method_without_lora_is_refused(backbone, tmp_path, two_dogs):
     adapter = quick(steps=1).train(backbone, two_dogs, tmp_path / "a", seed=0)
-    images = [np.zeros((48, 48, 3), np.uint8)]
+    candidates = [Rewarded(np.zeros((48, 48, 3), np.uint8), "a dog", 1.0)]
     with pytest.raises(ValueError, match=r"holds no LoRA .*\(cones2\)"):
-        retrain(backbone, two_dogs, adapter, images, ["a dog"], RetrainSettings(steps=1), tmp_path / "b", 1, 0)
+        retrain(backbone, two_dogs, adapter, candidates, RetrainSettings(steps=1), tmp_path / "b", 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from mudi.adapter_folder import work_folder
 from mudi.fit import FitSettings
 from mudi.options import RetrainSettings
 from mudi.retrain import retrain
+from mudi.self_training.candidates import Rewarded
 from pipeline import assignments
 from pipeline.workers.fit_job import fit
 from pipeline.workers.loaded import Loaded
@@ -87,7 +88,8 @@ def test_a_start_killed_between_storing_and_clearing_is_cleared_by_the_next_with
 def test_a_refit_keeps_no_checkpoint_either(every_two_steps, miniature, two_dogs, tmp_path):
     start = run_job(the_fit(tmp_path))
     images = [np.random.default_rng(number).integers(0, 255, (48, 48, 3), dtype=np.uint8) for number in range(2)]
-    arguments = (miniature, two_dogs, start, images, ["a red dog"] * 2, RetrainSettings(steps=5, accumulation=1), tmp_path / "refit", 1, 0)
+    candidates = [Rewarded(image, "a red dog", 1.0) for image in images]
+    arguments = (miniature, two_dogs, start, candidates, RetrainSettings(steps=5, accumulation=1), tmp_path / "refit", 1, 0)
     with pytest.raises(KeyboardInterrupt):
         retrain(*arguments, report=killed_after(3))
     assert [path.name for path in work_folder(tmp_path / "refit").iterdir()] == ["step-0000002.safetensors"]
