@@ -28,7 +28,7 @@ def selftrain(run_file: RunFile, overrides: Overrides = None) -> None:
         from pipeline.report import run_page, summary
 
         run_page.write_report(driven.run_dir)
-        summary.print_summary(driven.run_dir, config.score.select_by)
+        summary.print_summary(driven.run_dir)
         summary.print_stages(driven.run_dir)
     print_end(driven, ("candidates", "scores", "images", "selections"))
 

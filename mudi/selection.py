@@ -1,7 +1,7 @@
 """Which candidates the next round learns from: the best by their score, or all."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def select_top(candidate_ids: Sequence[str], values: Sequence[float | None], keep: int, require_positive: bool = True) -> list[str]:
@@ -23,13 +23,36 @@ def select_top(candidate_ids: Sequence[str], values: Sequence[float | None], kee
 
 
 def select(
-    candidates: Sequence[tuple[str, str, float | None]], keep: int, *, everything: bool = False
+    candidates: Sequence[tuple[str, str, float | None]], keep: int, *, everything: bool = False, per_prompt: bool = False
 ) -> tuple[tuple[str, str, float], ...]:
-    """Those of `candidates` (id, prompt, value) that a round trains on, best first: the `keep` best, or `everything` that has a value.
+    """Those of `candidates` (id, prompt, value) that a round trains on, best first: the `keep` best, or `everything` with a value.
 
-    The best are those of `select_top`. All includes zeros: an objective that learns from bad pictures needs them.
+    The best are those of `select_top`; with `per_prompt` first the best of each prompt, then the second of each, and so on, so that
+    all prompts get as many places as they have good candidates for. Everything includes zeros: an objective that learns from bad
+    pictures needs them.
     """
-    ids, values = [name for name, _, _ in candidates], [value for _, _, value in candidates]
-    chosen = select_top(ids, values, max(1, len(ids)) if everything else keep, require_positive=not everything)
     by_id = {name: (name, prompt, value) for name, prompt, value in candidates}
-    return tuple(by_id[name] for name in chosen)
+    values = [value for _, _, value in candidates]
+    ranked = [by_id[name] for name in select_top(list(by_id), values, max(1, len(by_id)), require_positive=not everything)]
+    if everything:
+        return tuple(ranked)
+    prompts = [prompt for _, prompt, _ in ranked]
+    turns = [(prompts[:rank].count(prompt) if per_prompt else 0, rank) for rank, prompt in enumerate(prompts)]
+    return tuple(ranked[rank] for rank in sorted(rank for _, rank in sorted(turns)[:keep]))
+
+
+def rewards(scores: Sequence[Mapping], weights: Mapping[str, float]) -> dict[str, float | None]:
+    """Candidate -> weighted mean of the scores that have a weight, None if one of them was not computed.
+
+    `scores` are rows with candidate_id, metric and value.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for score in scores:
+        found.setdefault(score["candidate_id"], {})[score["metric"]] = score["value"]
+    whole = sum(weights.values())
+    return {
+        candidate: None
+        if any(values.get(name) is None for name in weights)
+        else sum(values[name] * weight for name, weight in weights.items()) / whole
+        for candidate, values in found.items()
+    }

@@ -19,8 +19,9 @@ from pipeline.assignments import SINGLES, fit_seed, located, method_values
 from pipeline.phases import Chosen
 from pipeline.settings.benchmark_config import BenchmarkConfig, Refit
 from pipeline.settings.hyperparameters import require_known
+from pipeline.settings.later import without_later
 from pipeline.settings.prompt_file import evaluation_prompts, training_prompts
-from pipeline.settings.sampling_keys import checked_sampling, stored_sampling
+from pipeline.settings.sampling_keys import checked_sampling
 from pipeline.workers.fit_job import FitJob
 
 # Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
@@ -142,7 +143,8 @@ def adapter_folder(
         return fit_folder(run_dir, arm, combination, fit)
     start = arms[arm.refit.of]
     prompts = list(training_prompts(config, combination))
-    decided = [asdict(arm.refit), stored_sampling(start.options.sampling), config.score.model_dump(mode="json"), prompts]
+    drawn = without_later(asdict(start.options.sampling))
+    decided = [without_later(asdict(arm.refit)), drawn, config.score.model_dump(mode="json"), prompts]
     before = fit_folder(run_dir, start, combination, fit)
     return before.with_name(f"{before.name}-refit-{digest(decided)}")
 

@@ -12,7 +12,7 @@ import numpy as np
 from mudi import adapter_folder
 from mudi.adapter_size import payload_bytes
 from mudi.records import Adapter
-from mudi.selection import select
+from mudi.selection import rewards, select
 from pipeline import arms as planning
 from pipeline.arms import ResolvedArm
 from pipeline.assignments import draw_settings
@@ -88,7 +88,7 @@ def _select(ready: Ready, pool: Path, starts: Adapters) -> dict[Cell, Chosen]:
     """(arm, combination, fit) -> the pool's candidates that train its refit."""
     config = ready.config
     scores = store.read(pool, "scores", ROUND, ["candidate_id", "metric", "value"]).to_pylist()
-    values = {s["candidate_id"]: s["value"] for s in scores if s["metric"] == config.score.select_by}
+    values = rewards(scores, config.score.weights)
     columns = ["candidate_id", "method", "combination", "adapter_sha256", "prompt"]
     rows = store.read(pool, "candidates", ROUND, columns).to_pylist()
     kept = {}
@@ -101,15 +101,17 @@ def _select(ready: Ready, pool: Path, starts: Adapters) -> dict[Cell, Chosen]:
                     for row in rows
                     if (row["method"], row["combination"], row["adapter_sha256"]) == (arm.refit.of, combination.key, start.sha256)
                 )
-                kept[arm.label, combination.key, fit] = choose(arm.refit, mine, np.random.default_rng((config.seed, fit)))
+                kept[arm.label, combination.key, fit] = choose(
+                    arm.refit, mine, np.random.default_rng((config.seed, fit)), config.score.per_prompt
+                )
     return kept
 
 
-def choose(refit: Refit, candidates: Sequence[tuple[str, str, float | None]], rng: np.random.Generator) -> Chosen:
+def choose(refit: Refit, candidates: Sequence[tuple[str, str, float | None]], rng: np.random.Generator, per_prompt: bool = False) -> Chosen:
     """Which candidates of a pool (id, prompt, value) train a refit: those that its objective wants, or `keep` of those that have a
     score, zeros included, at random."""
     if refit.select == "top":
-        return select(candidates, refit.keep, everything=refit.learns_from_all)
+        return select(candidates, refit.keep, everything=refit.learns_from_all, per_prompt=per_prompt)
     scored = [candidate for candidate in candidates if candidate[2] is not None]
     return tuple(scored[i] for i in sorted(rng.permutation(len(scored))[: refit.keep]))
 

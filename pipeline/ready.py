@@ -190,7 +190,7 @@ def check_metrics(config: BenchmarkConfig, combinations: Sequence[Combination], 
     known = score_names(config)
     asked = [(f"tables: {table.name}: {score!r}", score) for table in config.tables for score in table.metrics]
     asked += [(f"claims: {claim.text!r}: {claim.metric!r}", claim.metric) for claim in config.claims]
-    asked += [(f"score.select_by = {config.score.select_by!r}:", config.score.select_by)]
+    asked += [(f"score.select_by = {score!r}:", score) for score in config.score.weights]
     for said, score in asked:
         if score not in known:
             raise ValueError(f"{said} is not computed by this run; choose from {', '.join(known)}")

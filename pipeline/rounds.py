@@ -8,7 +8,7 @@ starting it again.
 from pathlib import Path
 
 from mudi.records import Adapter
-from mudi.selection import select
+from mudi.selection import rewards, select
 from mudi.text.prompts import WATCHED
 from pipeline import assignments
 from pipeline.phases import Choice, Chosen, Draws, Fits, Fitted, Phases, Priors
@@ -71,14 +71,14 @@ def _select(ready: Ready, round: int) -> Kept:
     """Rank the round's candidates by `score.select_by`, store those that train the next adapter, and return them."""
     config, run_dir = ready.config, ready.run_dir
     scores = store.read(run_dir, "scores", round, ["candidate_id", "metric", "value"]).to_pylist()
-    values = {s["candidate_id"]: s["value"] for s in scores if s["metric"] == config.score.select_by}
+    values = rewards(scores, config.score.weights)
     candidates = store.read(run_dir, "candidates", round, ["candidate_id", "combination", "prompt_id", "prompt"]).to_pylist()
     kept: Kept = {}
     ranked = []
     for combination in ready.combinations:
         mine = [c for c in candidates if c["combination"] == combination.key and not c["prompt_id"].startswith(WATCHED)]
         scored = [(c["candidate_id"], c["prompt"], values.get(c["candidate_id"])) for c in mine]
-        kept[combination.key] = select(scored, config.keep, everything=config.retrain.learns_from_all)
+        kept[combination.key] = select(scored, config.keep, everything=config.retrain.learns_from_all, per_prompt=config.score.per_prompt)
         ranked += [(candidate_id, rank, value) for rank, (candidate_id, _, value) in enumerate(kept[combination.key], start=1)]
     store.write_selection(run_dir, round, ranked)
     return kept

@@ -64,14 +64,15 @@ class Summary:
 
 
 def summarise(run_dir: Path, metric: str | None = None) -> Summary:
-    """The summary of a run by one metric, by default the one that selected its candidates.
+    """The summary of a run by one metric, by default the one that selected its candidates, of several the heaviest.
 
     Works on a run in progress: rounds not yet begun have no row. Raises ValueError for a metric that the
     run has not computed.
     """
     facts = read_run(run_dir)
     config = facts["config"]
-    metric = metric or config["score"]["select_by"]
+    ranked_by = config["score"]["select_by"]
+    metric = metric or (ranked_by if isinstance(ranked_by, str) else max(ranked_by, key=ranked_by.get))
     frame = load_frame(run_dir, metric)
     drawn = frame[~frame["prompt_id"].str.startswith(WATCHED)]
     keys = [Path(folder).name for folder in config["combinations"]]

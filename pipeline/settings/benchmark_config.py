@@ -4,14 +4,15 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator, with_config
+from pydantic import ConfigDict, Field, field_serializer, model_validator, with_config
 
 from mudi.options import RetrainSettings
 from pipeline.settings.config import NOT_DECIDING, Models, RunConfig, RunFile, load_run, workers_of
+from pipeline.settings.later import without_later
 from pipeline.settings.run_file import read_source, validated
 from pipeline.settings.sampling_keys import BatchedSampling, own_sampling
 from pipeline.settings.strict import Amount, Count, Settings, Text
@@ -72,6 +73,10 @@ class Arm(Settings):
     """Keys of `sampling` that differ for this arm."""
     refit: Refit | None = None
     """One self-training round on top of another arm's adapters. Needs `like` to be absent: all is as in `refit.of`."""
+
+    @field_serializer("refit")
+    def _stored_refit(self, refit: Refit | None) -> dict[str, Any] | None:
+        return None if refit is None else without_later(asdict(refit))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

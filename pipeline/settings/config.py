@@ -4,15 +4,16 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_serializer, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_serializer, field_validator, model_serializer, model_validator
 
 from mudi.options import RetrainSettings
+from pipeline.settings.later import without_later
 from pipeline.settings.run_file import read_source, validated
-from pipeline.settings.sampling_keys import BatchedSampling, own_sampling, stored_sampling
+from pipeline.settings.sampling_keys import BatchedSampling, own_sampling
 from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, Text
 
 NOT_DECIDING = ("name", "runs", "cluster")
@@ -79,8 +80,22 @@ class Method(Settings):
 class Scoring(Settings):
     threshold: Share = 0.4
     """Least confidence of a detected box."""
-    select_by: Text = "dnc_linear_dreamsim"
-    """The score that ranks candidates: dnc_linear_, dnc_max_ or dnc_gt_ followed by an embedder."""
+    select_by: Annotated[
+        Annotated[Text, Tag("<file>")] | Annotated[dict[Text, Annotated[float, Field(gt=0)]], Tag("<mapping>")], Discriminator(_form)
+    ] = "dnc_linear_dreamsim"
+    """The score that ranks and rewards candidates: dnc_linear_, dnc_max_ or dnc_gt_ followed by an embedder. Of several, score ->
+    weight, it is the weighted mean."""
+    per_prompt: bool = False
+    """Whether prompts take turns at what is kept, each giving its best; else the best of all are kept."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Score -> weight, of what ranks candidates."""
+        return {self.select_by: 1.0} if isinstance(self.select_by, str) else dict(self.select_by)
+
+    @model_serializer(mode="wrap")
+    def _stored(self, values: Any) -> dict[str, Any]:
+        return without_later(values(self))
 
 
 class Slot(Settings):
@@ -153,7 +168,7 @@ class RunFile(Settings):
 
     @field_serializer("sampling")
     def _stored(self, sampling: BatchedSampling) -> dict[str, Any]:
-        return stored_sampling(sampling)
+        return without_later(asdict(sampling))
 
 
 class RunConfig(RunFile):
@@ -175,6 +190,10 @@ class RunConfig(RunFile):
     """Images per watched prompt, combination and round."""
     retrain: RetrainSettings = RetrainSettings()
     """How a self-training round is fitted."""
+
+    @field_serializer("retrain")
+    def _stored_retrain(self, retrain: RetrainSettings) -> dict[str, Any]:
+        return without_later(asdict(retrain))
 
     @field_validator("prompts")
     @classmethod
@@ -199,8 +218,8 @@ class RunConfig(RunFile):
         if "models" in info.data:
             embedders = info.data["models"].embedders.chosen
             metrics = [f"dnc_{form}_{embedder}" for embedder in embedders for form in ("linear", "max", "gt")]
-            if score.select_by not in metrics:
-                raise ValueError(f"select_by {score.select_by!r} is not computed by this run; choose from {', '.join(metrics)}")
+            if unknown := [name for name in score.weights if name not in metrics]:
+                raise ValueError(f"select_by {unknown[0]!r} is not computed by this run; choose from {', '.join(metrics)}")
         return score
 
 

@@ -13,8 +13,6 @@ from pipeline.settings.run_file import mistake_in
 from pipeline.settings.strict import Count, Settings
 
 SAMPLINGS = TypeAdapter(dict[str, Sampling], config=Settings.model_config)
-# Keys that came later, with the value that drew earlier runs. They are left out where they have it, so that such runs are recognised.
-LATER = {"layout": "random", "cfg_plus_plus": None, "scheduler": "euler", "padding": "full", "layout_guidance": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +47,3 @@ def own_sampling(method: str, said: Collection[str]) -> dict[str, Any]:
     if method not in METHODS:
         return {}
     return {key: value for key, value in vars(METHODS[method]().sampling).items() if key not in said}
-
-
-def stored_sampling(sampling: Sampling) -> dict[str, Any]:
-    """The keys and values that run.json holds and hashes are made of."""
-    return {key: value for key, value in asdict(sampling).items() if key not in LATER or value != LATER[key]}

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from mudi.selection import select_top
+from mudi.selection import rewards, select, select_top
 
 
 def test_best_come_first():
@@ -39,3 +39,30 @@ def test_zeros_are_dropped_even_if_fewer_than_keep_remain():
 def test_inconsistent_requests_are_refused(ids, values, keep, message):
     with pytest.raises(ValueError, match=message):
         select_top(ids, values, keep)
+
+
+POOL = [("a", "p", 0.9), ("b", "p", 0.8), ("c", "p", 0.7), ("d", "q", 0.3), ("e", "q", 0.0), ("f", "q", None)]
+
+
+def test_an_objective_that_learns_from_all_gets_zeros_and_no_candidate_without_a_score():
+    assert [name for name, _, _ in select(POOL, 1, everything=True)] == ["a", "b", "c", "d", "e"]
+
+
+def test_prompts_take_turns_and_what_one_cannot_fill_goes_to_the_others():
+    """Of p's .9, .8, .7 and q's .3: two places go to one each, three to p's second too, all four are there at four."""
+    kept = {keep: "".join(name for name, _, _ in select(POOL, keep, per_prompt=True)) for keep in (1, 2, 3, 4, 5)}
+    assert kept == {1: "a", 2: "ad", 3: "abd", 4: "abcd", 5: "abcd"}
+    assert select(POOL, 2) == tuple(POOL[:2])
+
+
+@pytest.mark.parametrize("per_prompt", [False, True])
+def test_selection_knows_no_order_of_its_input(per_prompt):
+    assert select(POOL[::-1], 3, per_prompt=per_prompt) == select(POOL, 3, per_prompt=per_prompt)
+
+
+def test_several_scores_are_one_reward_by_their_weights():
+    """Weights 3 and 1 of 1.0 and 2.0 give (3 + 2) / 4 = 1.25; a score that was not computed leaves no reward."""
+    told = [("x", "m", 1.0), ("x", "n", 2.0), ("x", "other", 9.0), ("y", "m", 1.0), ("y", "n", None)]
+    scores = [dict(zip(("candidate_id", "metric", "value"), row, strict=True)) for row in told]
+    assert rewards(scores, {"m": 3.0, "n": 1.0}) == {"x": 1.25, "y": None}
+    assert rewards(scores, {"m": 1.0}) == {"x": 1.0, "y": 1.0}

@@ -151,10 +151,10 @@ def test_missing_models_and_unknown_metrics_are_refused_before_anything_is_writt
 
 def test_random_selection_takes_zeros_and_top_does_not():
     """Of four scored and one unscored candidate, top 3 finds two positive ones, random 4 all that have a score."""
-    ids, values = list("abcde"), [0.0, 0.5, None, 0.2, 0.0]
+    pool = [(name, "prompt", value) for name, value in zip("abcde", [0.0, 0.5, None, 0.2, 0.0], strict=True)]
     rng = np.random.default_rng(0)
-    assert choose(Refit(of="x", keep=3), ids, values, rng) == ["b", "d"]
-    assert choose(Refit(of="x", keep=4, select="random"), ids, values, rng) == ["a", "b", "d", "e"]
+    assert [name for name, _, _ in choose(Refit(of="x", keep=3), pool, rng)] == ["b", "d"]
+    assert [name for name, _, _ in choose(Refit(of="x", keep=4, select="random"), pool, rng)] == ["a", "b", "d", "e"]
 
 
 @pytest.mark.slow
