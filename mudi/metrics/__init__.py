@@ -6,12 +6,16 @@ file's `models` whose weights it is built with, as keyword arguments. What compu
 
 from mudi.metrics.clip_score import ClipScore
 from mudi.metrics.detect_and_compare import DetectAndCompare
+from mudi.metrics.identity_matrix import IdentityMatrix
 from mudi.metrics.identity_oracle import IdentityOracle, require_truth
 from mudi.metrics.image_reward import ImageRewardScore
+from mudi.metrics.masked_compare import MaskedCompare
 from mudi.metrics.whole_image import WholeImage
 
 METRICS = {
     "detect_and_compare": DetectAndCompare,
+    "identity_matrix": IdentityMatrix,
+    "masked_compare": MaskedCompare,
     "whole_image": WholeImage,
     "clip_score": ClipScore,
     "image_reward": ImageRewardScore,

@@ -11,17 +11,22 @@ from which three scores follow. They have different scales and must never be mix
 A wrong number of boxes scores 0: a subject is missing, doubled or detected twice.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mudi.model_facts import EMBEDDER_KINDS
-from mudi.records import Combination, Detection, Prompt, Score, Subject
+from mudi.records import Box, Combination, Detection, Prompt, Reference, Score, Subject
 from mudi.user_files.photos import read_image
 
 if TYPE_CHECKING:
     from mudi.embed import Embedder
+
+# A box taken out of an image, and a reference as it is compared: uint8 (h, w, 3).
+Cut = Callable[[np.ndarray, Box], np.ndarray]
+Photo = Callable[[Reference], np.ndarray]
 
 
 def linear_score(similarity: np.ndarray) -> float:
@@ -84,14 +89,30 @@ def reference_matrix(reference_embeddings: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([similarity_matrix(photos, reference_embeddings).mean(axis=0) for photos in reference_embeddings])
 
 
-def score_image(
-    similarity: np.ndarray, reference_similarity: np.ndarray, embedder_kind: str, scorer: str, boxes: Sequence[Detection]
-) -> tuple[Score, ...]:
-    """The three scores of one image by one embedder, for `boxes` in the order of the rows of `similarity`."""
-    matrices = {"similarity": similarity.tolist(), "reference_similarity": reference_similarity.tolist()}
-    details = _box_details(boxes, subjects=similarity.shape[1]) | matrices
-    values = {"linear": linear_score(similarity), "max": max_score(similarity), "gt": gt_score(similarity, reference_similarity)}
-    return tuple(Score(metric=f"dnc_{form}_{embedder_kind}", value=value, scorer=scorer, details=details) for form, value in values.items())
+@dataclass(frozen=True, kw_only=True)
+class Matrices:
+    """What is known of one image by one embedder: how alike boxes and subjects are (M, N), the subjects among themselves (N, N),
+    and how sure the detector is of each box (M,)."""
+
+    similarity: np.ndarray
+    reference_similarity: np.ndarray
+    confidences: np.ndarray
+
+
+# Name of a score, before that of the embedder -> its value, None where it has none.
+Forms = Mapping[str, Callable[[Matrices], float | None]]
+FORMS: Forms = {
+    "dnc_linear": lambda of: linear_score(of.similarity),
+    "dnc_max": lambda of: max_score(of.similarity),
+    "dnc_gt": lambda of: gt_score(of.similarity, of.reference_similarity),
+}
+
+
+def score_image(of: Matrices, forms: Forms, embedder_kind: str, scorer: str, boxes: Sequence[Detection]) -> tuple[Score, ...]:
+    """The scores of one image by one embedder, for `boxes` in the order of the rows of its similarity."""
+    matrices = {"similarity": of.similarity.tolist(), "reference_similarity": of.reference_similarity.tolist()}
+    details = _box_details(boxes, subjects=of.similarity.shape[1]) | matrices
+    return tuple(Score(metric=f"{name}_{embedder_kind}", value=form(of), scorer=scorer, details=details) for name, form in forms.items())
 
 
 def score_count(boxes: Sequence[Detection], subjects: int, scorer: str) -> Score:
@@ -102,20 +123,28 @@ def score_count(boxes: Sequence[Detection], subjects: int, scorer: str) -> Score
 class Compare:
     """The second half of the metric, from boxes to scores; embeds the photos of each combination once."""
 
-    def __init__(self, embedders: "Sequence[Embedder]", detected_by: str):
-        """`detected_by` says where the boxes come from, and is stored beside each score."""
+    def __init__(
+        self, embedders: "Sequence[Embedder]", detected_by: str, forms: Forms = FORMS, cut: Cut | None = None, photo: Photo | None = None
+    ):
+        """`detected_by` says where the boxes come from, and is stored beside each score. `cut` takes a box out of an image, by
+        default `mudi.embed.square_crop`; `photo` shows a reference, by default whole: the paper neither masks nor crops them."""
         self.embedders = tuple(embedders)
         self.detected_by = detected_by
+        self.forms = forms
+        self.cut = cut
+        self.photo = photo or (lambda reference: read_image(reference.image_path))
         self._reference_embeddings: dict[tuple[Subject, ...], dict[str, list[np.ndarray]]] = {}
 
     def __call__(
         self, images: Sequence[np.ndarray], detections: Sequence[Sequence[Detection]], combination: Combination
     ) -> list[tuple[Score, ...]]:
-        """For each image uint8 (H, W, 3) and its boxes, `count_correct` and three scores an embedder."""
+        """For each image uint8 (H, W, 3) and its boxes, the scores of each embedder; with those of the paper comes `count_correct`."""
         from mudi.embed import embed, square_crop
 
-        scores = [[score_count(boxes, len(combination.objects), self.detected_by)] for boxes in detections]
-        crops = [square_crop(image, box.box_xyxy) for image, boxes in zip(images, detections, strict=True) for box in boxes]
+        counted = self.forms is FORMS
+        scores = [[score_count(boxes, len(combination.objects), self.detected_by)] if counted else [] for boxes in detections]
+        cut = self.cut or square_crop
+        crops = [cut(image, box.box_xyxy) for image, boxes in zip(images, detections, strict=True) for box in boxes]
         ends = np.cumsum([len(boxes) for boxes in detections])
         for embedder in self.embedders:
             references = self._references(combination.objects)[embedder.kind]
@@ -123,16 +152,19 @@ class Compare:
             similarity = similarity_matrix(embed(embedder, crops).numpy(), references)
             scorer = f"{self.detected_by} | {embedder.kind} {embedder.name}"
             for image_scores, end, boxes in zip(scores, ends, detections, strict=True):
-                rows = similarity[end - len(boxes) : end]
-                image_scores.extend(score_image(rows, reference_similarity, embedder.kind, scorer, boxes))
+                of = Matrices(
+                    similarity=similarity[end - len(boxes) : end], reference_similarity=reference_similarity,
+                    confidences=np.array([box.confidence for box in boxes]),
+                )  # fmt: skip
+                image_scores.extend(score_image(of, self.forms, embedder.kind, scorer, boxes))
         return [tuple(image_scores) for image_scores in scores]
 
     def _references(self, subjects: tuple[Subject, ...]) -> dict[str, list[np.ndarray]]:
-        """Embedder kind -> one (R_j, D) a subject, of whole photos: the paper neither masks nor crops them."""
+        """Embedder kind -> one (R_j, D) a subject."""
         from mudi.embed import embed
 
         if subjects not in self._reference_embeddings:
-            photos = [[read_image(reference.image_path) for reference in subject.references] for subject in subjects]
+            photos = [[self.photo(reference) for reference in subject.references] for subject in subjects]
             self._reference_embeddings[subjects] = {
                 embedder.kind: [embed(embedder, subject_photos).numpy() for subject_photos in photos] for embedder in self.embedders
             }
@@ -147,12 +179,14 @@ class DetectAndCompare:
     NAMES = {"count_correct": True} | {f"dnc_{form}_{kind}": True for kind in EMBEDDER_KINDS for form in ("linear", "max", "gt")}
 
     def __init__(
-        self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] | None = None, threshold: float = 0.4
-    ):
+        self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] | None = None, threshold: float = 0.4,
+        **compared: Any,
+    ):  # fmt: skip
         """Loads the models once.
 
         embedders: kind (dreamsim, dinov2) -> name of its weights; both of the miniature if not given.
         threshold: least confidence of a box; the released code uses 0.4 in its evaluation and 0.25 as default.
+        compared: keyword arguments of `Compare`, for metrics that compare otherwise.
         """
         from mudi.models import load_detector, load_embedder
 
@@ -160,7 +194,7 @@ class DetectAndCompare:
         self.threshold = threshold
         chosen = embedders or dict.fromkeys(EMBEDDER_KINDS, "miniature")
         loaded = [load_embedder(kind, name, device) for kind, name in chosen.items()]
-        self.compare = Compare(loaded, f"owlv2 {self.detector.name} > {threshold}")
+        self.compare = Compare(loaded, f"owlv2 {self.detector.name} > {threshold}", **compared)
 
     def __call__(self, images: Sequence[np.ndarray], prompt: Prompt, combination: Combination) -> list[tuple[Score, ...]]:
         """For each image uint8 (H, W, 3), its scores. The prompt plays no part: only the subjects count."""
