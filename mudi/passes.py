@@ -54,7 +54,8 @@ def photos_of(combination: Combination) -> int:
 
 def refit_work(settings: RetrainSettings, adapter: str, combination: Combination) -> Work:
     """The work of a self-training round on an adapter that a method describes so (`Personalization.described`)."""
-    kind = f"refit {adapter} photos={settings.reference_share:g} rows={settings.batch} accumulation={settings.accumulation}"
+    told = "" if settings.objective == "filtered" else f" objective={settings.objective}"
+    kind = f"refit {adapter} photos={settings.reference_share:g} rows={settings.batch} accumulation={settings.accumulation}{told}"
     return Work(
         kind=kind, steps=settings.steps, accumulation=settings.accumulation, rows=settings.batch, references=1,
         photos=photos_of(combination),

@@ -65,6 +65,14 @@ def method_of(config: RunConfig) -> Personalization:
     return METHODS[config.method.name](**values)
 
 
+def pool_method(config: RunConfig) -> Personalization | None:
+    """The run's method as it draws candidates, where that is said to differ from `sampling`; ValueError for keys it cannot have."""
+    if not config.pool_sampling:
+        return None
+    sampling = checked_sampling("pool_sampling", {**config.sampling.keys, **config.pool_sampling})
+    return dataclasses.replace(method_of(config), sampling=sampling)
+
+
 def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sampling: Sampling, weights: Models) -> dict:
     """What the dataclass of the method `name` is built from; ValueError, naming the `place` in the file, for what it does not have."""
     if name not in METHODS:
@@ -139,8 +147,9 @@ def plan_round(config: RunConfig, combinations: list[Combination], adapters: lis
 
 
 def draw_settings(
-    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], methods: Mapping[str, Personalization]
-) -> DrawSettings:
+    config: RunConfig | BenchmarkConfig, run_dir: Path, combinations: Sequence[Combination], methods: Mapping[str, Personalization],
+    pool: Mapping[str, Personalization] | None = None,
+) -> DrawSettings:  # fmt: skip
     """What the workers of a sweep are built from; subjects are detected and compared as the user named them."""
     return DrawSettings(
         run_dir=str(run_dir),
@@ -153,4 +162,5 @@ def draw_settings(
         threshold=config.score.threshold,
         precision=config.precision,
         combinations={combination.key: combination for combination in combinations},
+        pool=dict(pool or {}),
     )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ Refuse = Callable[[ValueError], None]
 class Ready:
     """A run that may start: its settings, the folder that it has or will have, its combinations with their prompts, the methods by the
     label they draw under, a benchmark's arms, and the digests of photos and models. `absent`: folders of combinations that are
-    not here, counted as the subjects that their prompts name."""
+    not here, counted as the subjects that their prompts name. `pool`: methods that draw a run's candidates otherwise than what is
+    watched."""
 
     config: Config
     run_dir: Path
@@ -39,6 +40,7 @@ class Ready:
     arms: Mapping[str, ResolvedArm]
     inputs: Mapping[str, str]
     absent: tuple[Path, ...] = ()
+    pool: Mapping[str, Personalization] = field(default_factory=dict)
 
     @property
     def subjects(self) -> dict[str, list[str]]:
@@ -80,6 +82,10 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
     methods = ask(_methods, config, arms) if arms is not None else None
     if methods is not None:
         ask(check_levels, config.models.backbone, _samplings(config, methods))
+    drawn_otherwise = ask(assignments.pool_method, config) if methods is not None and isinstance(config, RunConfig) else None
+    pool = {} if drawn_otherwise is None else {drawn_otherwise.name: drawn_otherwise}
+    if drawn_otherwise is not None:
+        ask(check_levels, config.models.backbone, {"pool_sampling": drawn_otherwise.sampling})
     if isinstance(config, RunConfig) and run_dir is not None:
         ask(folders.refuse_another_run, config, run_dir)
     absent = tuple(folder for folder in config.combinations if absent_ok and not folder.is_dir())
@@ -92,7 +98,7 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
         return None
     inputs = {} if absent else inputs_of(config)
     run = Ready(
-        config=config, run_dir=run_dir, combinations=tuple(named), methods=methods, arms=arms, inputs=inputs, absent=absent
+        config=config, run_dir=run_dir, combinations=tuple(named), methods=methods, arms=arms, inputs=inputs, absent=absent, pool=pool
     )  # fmt: skip
     if isinstance(config, BenchmarkConfig) and not absent:
         ask(benchmark_folder.refuse_another_benchmark, config, inputs, run.prompts)

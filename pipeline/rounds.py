@@ -35,7 +35,7 @@ def phases(ready: Ready) -> Phases:
     for round in range(config.rounds + 1):
         chunks = tuple(assignments.plan_round(config, combinations, adapters, round))
         final = journal.read_marker(run_dir, round, "publish") is not None
-        settings = assignments.draw_settings(config, run_dir, combinations, ready.methods)
+        settings = assignments.draw_settings(config, run_dir, combinations, ready.methods, ready.pool)
         busy = yield Draws(name=f"round {round} sweep", run_dir=run_dir, chunks=chunks, settings=settings, final=final)
         kept: Kept = yield _choice(ready, round, adapters, {"fit": seconds, **busy}, final)
         if round == config.rounds:

@@ -132,7 +132,7 @@ def _draws(run: Ready, phase: Draws) -> list[Task]:
     batch, left, tasks = run.config.sampling.batch, {chunk.chunk_id for chunk in undrawn(phase)}, []
     for chunk in phase.chunks:
         owner, pictures = chunk.keys[0].method, len(chunk.keys)
-        method = phase.settings.methods[owner]
+        method = phase.settings.method_of(chunk)
         paths = method.paths(phase.settings.combinations[chunk.combination])
         drawing = _drawing("images", pictures, batch, method.sampling, paths, done=chunk.chunk_id not in left)
         tasks.append(Task(stage="draw", owner=owner, place=chunk.chunk_id, share=pictures / batch, **drawing))

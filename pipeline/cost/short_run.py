@@ -39,7 +39,7 @@ def calibrate(run: Ready, load: Callable[[list[str]], Config], scratch: Path, sa
             short, of_these = ready(load(overrides(run, scratch, steps))), found if steps != WARM_UP else Measured()
             open_folder(short)
             before, began = workload_of(short), time.time()
-            carry_out(short, do, lambda label, done, total: None, choose=partial(_first_picture, short))
+            carry_out(short, do, lambda label, done, total: None, choose=partial(_two_pictures, short))
             _draw_priors(run, scratch, steps, do, of_these)
             measure(short, before, began, of_these)
     (device,) = found.devices
@@ -56,14 +56,15 @@ def _draw_priors(run: Ready, scratch: Path, steps: int, do: Do, found: Measured)
         found.pieces[kind].append((steps, find_batch(scratch / recipe.digest, 0)["seconds"]))
 
 
-def _first_picture(run: Ready, choice: Choice) -> object:
-    """Answers a selection with the first stored picture, whatever it scores: pictures of so few steps may score nothing."""
+def _two_pictures(run: Ready, choice: Choice) -> object:
+    """Answers a selection with two stored pictures as if one were better, whatever they score: pictures of so few steps may score
+    nothing."""
     if choice.expected is None:
         return None
     tables = pool_dir(run.run_dir) if isinstance(run.config, BenchmarkConfig) else run.run_dir
     rows = store.read(tables, "candidates", 0, ["candidate_id", "prompt", "status"]).to_pylist()
-    first = next(row for row in rows if row["status"] == "ok")
-    return dict.fromkeys(choice.expected, ((first["candidate_id"], first["prompt"]),))
+    shown = [row for row in rows if row["status"] == "ok"][:2]
+    return dict.fromkeys(choice.expected, tuple((row["candidate_id"], row["prompt"], float(rank)) for rank, row in enumerate(shown)))
 
 
 def overrides(run: Ready, scratch: Path, steps: int) -> list[str]:
@@ -83,6 +84,7 @@ def overrides(run: Ready, scratch: Path, steps: int) -> list[str]:
 def _of_selftraining(run: Ready, key: str, steps: int, pictures: int) -> dict[str, object]:
     values = {"prompts": templates_of(run.config, key)[:1], "watched_prompts": [], "candidates": pictures, "keep": 1}
     values |= {"rounds": min(1, run.config.rounds), "retrain.steps": steps}
+    values |= {"pool_sampling.steps": steps} if "steps" in run.config.pool_sampling else {}
     return values | {f"method.{name}": value for name, value in run.methods[run.config.method.name].shortened(steps).items()}
 
 

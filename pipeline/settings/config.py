@@ -188,6 +188,8 @@ class RunConfig(RunFile):
     """Templates drawn with the same seeds every round, to be looked at; never trained on."""
     watched_images: Count = 2
     """Images per watched prompt, combination and round."""
+    pool_sampling: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `sampling` that differ for candidates; watched pictures are drawn as `sampling` says."""
     retrain: RetrainSettings = RetrainSettings()
     """How a self-training round is fitted."""
 
@@ -245,7 +247,7 @@ def deciding(dump: dict[str, Any]) -> dict[str, Any]:
     their key, so that moving the photos is no change. `dump` is `config.model_dump(mode="json")`, or
     the same read back from a file.
     """
-    kept = {key: value for key, value in dump.items() if key not in NOT_DECIDING}
+    kept = without_later({key: value for key, value in dump.items() if key not in NOT_DECIDING})
     return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]], "workers": workers_of(dump["cluster"])}
 
 

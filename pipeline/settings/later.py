@@ -6,10 +6,10 @@ from typing import Any
 LATER = {
     "layout": "random", "cfg_plus_plus": None, "scheduler": "euler", "padding": "full", "layout_guidance": None,
     "objective": "filtered", "beta": None, "reward_clip": 1.0, "error_in": "prediction", "pair_margin": 0.0, "noise_from": 0,
-    "per_prompt": False,
+    "per_prompt": False, "pool_sampling": {},
 }  # fmt: skip
 
 
 def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys and values of `sampling`, `score`, `retrain` or a refit that run.json holds and hashes are made of."""
+    """The keys and values of a run file, `sampling`, `score`, `retrain` or a refit that run.json holds and hashes are made of."""
     return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}

@@ -11,6 +11,7 @@ import numpy as np
 from mudi.backbone import Backbone
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Candidate, Combination, Detection, Prompt, Report, Score, ScoredCandidate
+from mudi.text.prompts import WATCHED
 from pipeline import plan
 from pipeline.tables import store
 from pipeline.workers.loaded import Loaded
@@ -22,7 +23,8 @@ OVERFLOWED = "the image is constant: the model's output overflowed"
 @dataclass(frozen=True, kw_only=True)
 class DrawSettings:
     """What all chunks of a sweep share: names and numbers, never models, so that it travels cheaply. `models` holds the names of
-    backbone and detector, and of embedders by kind; `methods` say how each arm draws and names subjects."""
+    backbone and detector, and of embedders by kind; `methods` say how each arm draws and names subjects, `pool` how the candidates
+    of self-training are drawn where that differs from watched pictures."""
 
     run_dir: str
     models: dict
@@ -30,6 +32,12 @@ class DrawSettings:
     threshold: float
     precision: str
     combinations: dict[str, Combination] = field(default_factory=dict)
+    pool: dict[str, Personalization] = field(default_factory=dict)
+
+    def method_of(self, chunk: plan.Chunk) -> Personalization:
+        """The method that draws a chunk."""
+        name = chunk.keys[0].method
+        return self.methods[name] if chunk.prompt_id.startswith(WATCHED) else self.pool.get(name, self.methods[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,7 @@ def draw(loaded: Loaded, piece: Draw, report: Report) -> Drawn:
 def _images(loaded: Loaded, backbone: Backbone, chunk: plan.Chunk, settings: DrawSettings) -> list[np.ndarray]:
     from mudi.sampling import subject_segments
 
-    method = settings.methods[chunk.keys[0].method]
+    method = settings.method_of(chunk)
     combination = method.view(settings.combinations[chunk.combination])
     adapter = Adapter(
         method=chunk.keys[0].method, combination=chunk.combination, round=chunk.round, path=Path(chunk.adapter_path),

@@ -9,7 +9,9 @@ import pytest
 from mudi.adapter_folder import work_folder
 from mudi.fit import FitSettings
 from mudi.options import RetrainSettings
+from mudi.records import Adapter, Report
 from mudi.retrain import retrain
+from mudi.self_training import OBJECTIVES
 from mudi.self_training.candidates import Rewarded
 from pipeline import assignments
 from pipeline.workers.fit_job import fit
@@ -85,13 +87,19 @@ def test_a_start_killed_between_storing_and_clearing_is_cleared_by_the_next_with
     assert beside(out_dir) == {out_dir.name, f"{out_dir.name}.cost.json"}
 
 
-def test_a_refit_keeps_no_checkpoint_either(every_two_steps, miniature, two_dogs, tmp_path):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_refit_killed_at_a_step_ends_as_an_undisturbed_one(every_two_steps, miniature, two_dogs, tmp_path, objective):
+    """Killed after step 3 of 5, the checkpoint of step 2 is there; ended, none is, and the adapter is that of a refit left alone."""
     start = run_job(the_fit(tmp_path))
-    images = [np.random.default_rng(number).integers(0, 255, (48, 48, 3), dtype=np.uint8) for number in range(2)]
-    candidates = [Rewarded(image, "a red dog", 1.0) for image in images]
-    arguments = (miniature, two_dogs, start, candidates, RetrainSettings(steps=5, accumulation=1), tmp_path / "refit", 1, 0)
+    images = [np.random.default_rng(number).integers(0, 255, (48, 48, 3), dtype=np.uint8) for number in range(3)]
+    candidates = [Rewarded(image, "a red dog", float(reward)) for reward, image in enumerate(images)]
+    settings = RetrainSettings(steps=5, batch=2, accumulation=1, learning_rate=1e-3, objective=objective)
+
+    def refit(name: str, report: Report | None = None) -> Adapter:
+        return retrain(miniature, two_dogs, start, candidates, settings, tmp_path / name, 1, 0, report)
+
     with pytest.raises(KeyboardInterrupt):
-        retrain(*arguments, report=killed_after(3))
+        refit("refit", killed_after(3))
     assert [path.name for path in work_folder(tmp_path / "refit").iterdir()] == ["step-0000002.safetensors"]
-    retrain(*arguments)
+    assert refit("refit").sha256 == refit("whole").sha256 != start.sha256
     assert {name for name in beside(tmp_path / "refit") if "refit" in name} == {"refit"}
