@@ -43,20 +43,20 @@ class Corpus:
         return Scene(image=self.images[index], masks=(), boxes=(), identities=present, background=BACKGROUND_NAMES[self.backgrounds[index]])
 
 
-def draw_scene(rng: np.random.Generator, pool: list, named: list) -> Scene:
-    """A random scene: 62 % pairs, 30 % on a plain background, every fifth subject a named character."""
+def draw_scene(rng: np.random.Generator, pool: list, named: list, pairs: float = SHARE_PAIRS) -> Scene:
+    """A random scene: a share of `pairs`, 30 % on a plain background, every fifth subject a named character."""
 
     def subject():
         return named[rng.integers(len(named))] if named and rng.random() < SHARE_NAMED else random_identity(rng, pool)
 
     places = tuple(PLAIN_BACKGROUNDS) if rng.random() < SHARE_PLAIN else BACKGROUNDS
     background = places[rng.integers(len(places))]
-    if rng.random() < SHARE_PAIRS:
+    if rng.random() < pairs:
         return pair_scene(rng, subject(), subject(), background)
     return single_scene(rng, subject(), background)
 
 
-def _render_chunk(seed: int, held_out: bool, chunk: int) -> Corpus:
+def _render_chunk(seed: int, held_out: bool, pairs: float, chunk: int) -> Corpus:
     rng = np.random.default_rng((seed, int(held_out), chunk))
     train, held = split_identities()
     pool, named = (held, []) if held_out else (train, list(name_table(train)))
@@ -64,7 +64,7 @@ def _render_chunk(seed: int, held_out: bool, chunk: int) -> Corpus:
     images, labels = np.zeros((CHUNK, SIZE, SIZE, 3), np.uint8), np.zeros((CHUNK, SIZE, SIZE), np.uint8)
     identities, backgrounds = np.full((CHUNK, 2), -1, np.int32), np.zeros(CHUNK, np.uint8)
     for n in range(CHUNK):
-        scene = draw_scene(rng, pool, named)
+        scene = draw_scene(rng, pool, named, pairs)
         images[n], backgrounds[n] = scene.image, BACKGROUND_NAMES.index(scene.background)
         for k, (identity, mask) in enumerate(zip(scene.identities, scene.masks, strict=True)):
             identities[n, k] = index[identity]
@@ -72,10 +72,10 @@ def _render_chunk(seed: int, held_out: bool, chunk: int) -> Corpus:
     return Corpus(images, labels, identities, backgrounds)
 
 
-def render_corpus(count: int, seed: int, *, held_out: bool = False, workers: int = 1) -> Corpus:
+def render_corpus(count: int, seed: int, *, held_out: bool = False, workers: int = 1, pairs: float = SHARE_PAIRS) -> Corpus:
     """`count` scenes (rounded up to chunks of 500), the same whatever the number of workers."""
     chunks = range(-(-count // CHUNK))
-    make = partial(_render_chunk, seed, held_out)
+    make = partial(_render_chunk, seed, held_out, pairs)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
             parts = list(pool.map(make, chunks))
@@ -94,6 +94,16 @@ def stored(folder: Path, stem: str, kind: type[Arrays], make: Callable[[], Array
     return kind(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
 
 
-def training_corpus(work: Path, seed: int = 0, workers: int = 1) -> Corpus:
-    """The scenes that every part is trained on, stored in `work`."""
-    return stored(work, f"train-{TRAINING_SCENES}-{seed}", Corpus, partial(render_corpus, TRAINING_SCENES, seed, workers=workers))
+def training_corpus(work: Path, seed: int = 0, workers: int = 1, pairs: float = SHARE_PAIRS) -> Corpus:
+    """The scenes that every part is trained on, or scenes of another share of `pairs`, stored in `work`."""
+    make = partial(render_corpus, TRAINING_SCENES, seed, workers=workers, pairs=pairs)
+    return stored(work, f"train-{TRAINING_SCENES}-{seed}{_told(pairs)}", Corpus, make)
+
+
+def latents_path(work: Path, pairs: float = SHARE_PAIRS) -> Path:
+    """Where the latents of the training corpus of so many `pairs` lie."""
+    return work / f"latents{_told(pairs)}.npy"
+
+
+def _told(pairs: float) -> str:
+    return "" if pairs == SHARE_PAIRS else f"-{pairs:g}-pairs"

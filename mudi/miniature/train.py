@@ -17,7 +17,7 @@ from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.diffusion import to_pixels
 from mudi.miniature import architectures, train_diffusion
 from mudi.miniature.captions import build_tokenizer
-from mudi.miniature.corpus import Corpus, training_corpus
+from mudi.miniature.corpus import Corpus, latents_path, training_corpus
 from mudi.miniature.optimise import averaged, in_parallel
 from mudi.miniature.oracle import CONFIG
 from mudi.miniature.train_clip import export_clip, train_clip
@@ -40,7 +40,8 @@ STAGES = {
     "decoder": (train_diffusion.train_decoder, 1600, 16, 2, 0),
     "unet": (partial(train_diffusion.train_unet, train_diffusion.FIRST), 6000, 24, 2, 0),
     "unet_long": (partial(train_diffusion.train_unet, train_diffusion.SECOND), 3200, 24, 2, 0),
-    "unet_one_encoder": (partial(train_diffusion.train_unet, train_diffusion.ONE_ENCODER), 2400, 24, 2, 6),
+    "unet_complete": (partial(train_diffusion.train_unet, train_diffusion.COMPLETE), 4000, 24, 2, 0),
+    "unet_one_encoder": (partial(train_diffusion.train_unet, train_diffusion.ONE_ENCODER), 2400, 24, 2, 0),
     "detector": (train_detector, 3000, 32, 1, 0),
     "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
     "dinov2": (train_dinov2, 2500, 64, 1, 2),
@@ -64,7 +65,9 @@ def train(work: Path, weights: Path, seed: int, workers: int) -> None:
     corpus = training_corpus(work, seed, workers)
     for stage, (function, steps, batch, most, offset) in STAGES.items():
         if stage == "unet":
-            train_diffusion.encode_corpus(work, whitened_vae(work, corpus), corpus)
+            vae, complete = whitened_vae(work, corpus), training_corpus(work, seed, workers, train_diffusion.COMPLETE.pairs)
+            train_diffusion.encode_corpus(latents_path(work), vae, corpus)
+            train_diffusion.encode_corpus(latents_path(work, train_diffusion.COMPLETE.pairs), vae, complete)
         in_parallel(function, min(workers, most), work, steps, batch, seed + offset)
     export(work, weights, seed)
 
@@ -80,7 +83,10 @@ def export(work: Path, weights: Path, seed: int) -> None:
     fresh = weights.with_name(weights.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    two, one = restore(work, "unet_long", train_diffusion.Conditioned()), restore(work, "unet_one_encoder", train_diffusion.OneEncoder())
+    two, one = (
+        restore(work, "unet_complete", train_diffusion.Conditioned()),
+        restore(work, "unet_one_encoder", train_diffusion.OneEncoder()),
+    )
     vae, tokenizer = whitened_vae(work, corpus), build_tokenizer()
     second = {"text_encoder_2": two.text_encoder_2.to(STORED), "tokenizer_2": tokenizer, "add_watermarker": False}
     unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
