@@ -5,7 +5,7 @@ import torch
 from cfg_plus_plus_steps import by_definition, cfg_plus_plus_step
 
 from mudi.diffusion import alphas_cumprod, denoise, euler_schedule, generators, standard_noise
-from mudi.guidance import cfg_plus_plus, cfg_plus_plus_weight, classifier_free
+from mudi.guidance import cfg_plus_plus, cfg_plus_plus_weight, classifier_free, equivalent_scale
 from mudi.solvers import SOLVERS
 from mudi.text.conditioning import encode_negative, encode_prompts
 
@@ -54,3 +54,14 @@ def test_infinite_noise_leaves_lambda_and_rising_noise_is_refused():
             cfg_plus_plus_weight(sigma, following, 0.6)
     with pytest.raises(ValueError, match="lam = 7"):
         cfg_plus_plus_weight(2.0, 1.0, 7.5)
+
+
+def test_the_scale_that_cfg_plus_plus_amounts_to_is_told_by_hand():
+    """Levels 4, 2, 1, 0: 4 / 2, 2 / 1 and 1 / 1, times 0.6, are 1.2, 1.2 and 0.6, mean 1."""
+    assert equivalent_scale(0.6, [4.0, 2.0, 1.0, 0.0]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("steps", "scale"), [(16, 2.47), (25, 3.70), (50, 7.18)])
+def test_on_sdxl_s_schedule_more_steps_are_a_larger_scale(double, steps, scale):
+    _, sigmas = euler_schedule(double, steps)
+    assert equivalent_scale(0.6, sigmas.tolist()) == pytest.approx(scale, abs=0.01)
