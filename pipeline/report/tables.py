@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.report import fitted
 from pipeline.report.records import Benchmark, Cell, Claim, Cost, Table, Validity, Verdict
 from pipeline.report.scores import DRIFT, Plan, expected, gaps, join_scores, load_fits, load_images, read_plan, undefined
 from pipeline.report.statistics import Estimate, difference, paired_bootstrap, validity, wilson
@@ -132,15 +133,24 @@ def _claim(plan: Plan, scores: pd.DataFrame, settings: Mapping[str, Any], higher
 def _validity(scores: pd.DataFrame, metrics: Mapping[str, bool]) -> list[Validity]:
     """Each score against the oracle's success; the oracle's own scores are left out, since they would judge themselves."""
     known = scores.dropna(subset=["value"])
-    truth = known[known["metric"] == TRUTH][["candidate_id", "value"]].rename(columns={"value": "truth"})
+    truth = known[known["metric"] == TRUTH][["candidate_id", "combination", "value"]].rename(columns={"value": "truth"})
     found = []
     for metric, higher_is_better in metrics.items() if len(truth) else ():
-        both = known[known["metric"] == metric].merge(truth, on="candidate_id")
+        both = known[known["metric"] == metric].merge(truth.drop(columns="combination"), on="candidate_id")
         if metric.startswith(ORACLE) or not len(both):
             continue
         correlation, area = validity(both.assign(value=both["value"] if higher_is_better else -both["value"]))
         papers = dict(zip(("published_spearman", "published_auroc"), PUBLISHED_VALIDITY.get(metric, (None, None))))
         found.append(Validity(metric=metric, images=len(both), spearman=correlation, auroc=area, **papers))
+    mine = known[known["metric"].isin([row.metric for row in found])]
+    together = fitted.fitted(mine, truth) if len(found) > 1 else None
+    if together is not None:
+        correlation, area = validity(together)
+        found.append(
+            Validity(
+                metric=fitted.NAME, images=len(together), spearman=correlation, auroc=area, published_spearman=None, published_auroc=None
+            )
+        )
     return found
 
 

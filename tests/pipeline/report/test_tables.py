@@ -153,7 +153,7 @@ def test_a_claim_about_what_was_not_measured_is_missing(tmp_path):
 
 def test_validity_is_that_of_each_score_against_the_oracle(tmp_path):
     """mudi succeeds and scores 0.4, dreambooth fails and scores 0.2: the score tells them perfectly, its opposite too
-    once lower counts as better; a constant tells nothing. The oracle is not judged by itself."""
+    once lower counts as better, and so do all together; a constant tells nothing. The oracle is not judged by itself."""
 
     def judge(method, *_):
         good = method == "mudi"
@@ -167,7 +167,8 @@ def test_validity_is_that_of_each_score_against_the_oracle(tmp_path):
 
     metrics = {DNC: True, "blur": False, "flat": True, "oracle_success": True, "oracle_identity": True}
     result = benchmark(benchmark_run(tmp_path, judge, metrics=metrics))
-    dnc, blur, flat = result.validity
+    dnc, blur, flat, together = result.validity
+    assert (together.metric, together.auroc.mean) == ("fitted", 1.0)
     for found in (dnc, blur):
         assert (found.images, found.auroc.mean, found.auroc.low) == (32, 1.0, 1.0)
         assert found.spearman.mean == pytest.approx(1.0)
