@@ -136,12 +136,13 @@ def refits(
 
 
 def plan_round(config: RunConfig, combinations: list[Combination], adapters: list[Adapter], round: int) -> list[plan.Chunk]:
-    """All chunks of one round over all combinations."""
+    """All chunks of one round over all combinations; watched prompts are drawn in all rounds, or in the first and the last."""
+    watched = config.watched_rounds == "all" or round in (0, config.rounds)
     chunks = []
     for combination, adapter in zip(combinations, adapters, strict=True):
         chunks += plan.plan_round(
             run=config.name, run_seed=config.seed, method=config.method.name, combination=combination, adapter=adapter, round=round,
-            candidates=config.candidates, watched_images=config.watched_images, batch=config.sampling.batch,
+            candidates=config.candidates, watched_images=config.watched_images if watched else 0, batch=config.sampling.batch,
         )  # fmt: skip
     return chunks
 

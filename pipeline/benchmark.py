@@ -111,7 +111,8 @@ def choose(refit: Refit, candidates: Sequence[tuple[str, str, float | None]], rn
     """Which candidates of a pool (id, prompt, value) train a refit: those that its objective wants, or `keep` of those that have a
     score, zeros included, at random."""
     if refit.select == "top":
-        return select(candidates, refit.keep, everything=refit.learns_from_all, per_prompt=per_prompt)
+        everything, margin = refit.learns_from_all, refit.pair_margin
+        return select(candidates, refit.keep, everything=everything, per_prompt=per_prompt, margin=margin)
     scored = [candidate for candidate in candidates if candidate[2] is not None]
     return tuple(scored[i] for i in sorted(rng.permutation(len(scored))[: refit.keep]))
 

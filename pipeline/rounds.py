@@ -78,7 +78,10 @@ def _select(ready: Ready, round: int) -> Kept:
     for combination in ready.combinations:
         mine = [c for c in candidates if c["combination"] == combination.key and not c["prompt_id"].startswith(WATCHED)]
         scored = [(c["candidate_id"], c["prompt"], values.get(c["candidate_id"])) for c in mine]
-        kept[combination.key] = select(scored, config.keep, everything=config.retrain.learns_from_all, per_prompt=config.score.per_prompt)
+        kept[combination.key] = select(
+            scored, config.keep, everything=config.retrain.learns_from_all, per_prompt=config.score.per_prompt,
+            margin=config.retrain.pair_margin,
+        )  # fmt: skip
         ranked += [(candidate_id, rank, value) for rank, (candidate_id, _, value) in enumerate(kept[combination.key], start=1)]
     store.write_selection(run_dir, round, ranked)
     return kept

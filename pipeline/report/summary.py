@@ -50,12 +50,15 @@ class RoundRow:
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """`rounds` holds all combinations together first, then each one if there are several. watched: round -> the change of the watched
-    images from the round before, paired by prompt and seed."""
+    images since the first round, paired by prompt and seed. best: the round of the highest mean of watched images, of the score where
+    none are watched, and the folders of its adapters; None before anything is scored."""
 
     name: str
     metric: str
     rounds: tuple[RoundRow, ...]
     watched: Mapping[int, Estimate]
+    best: int | None
+    adapters: tuple[Path, ...]
 
     @property
     def several(self) -> bool:
@@ -82,7 +85,13 @@ def summarise(run_dir: Path, metric: str | None = None) -> Summary:
     for key, group in groups:
         planned = config["candidates"] * (len(keys) if key is None else 1)
         rows += [_round_row(key, int(round), group[group["round"] == round], planned) for round in rounds]
-    return Summary(name=facts["name"], metric=metric, rounds=tuple(rows), watched=_watched(frame))
+    watched = frame[frame["prompt_id"].str.startswith(WATCHED)].dropna(subset=["value"])
+    judged = watched if len(watched) else drawn.dropna(subset=["value"])
+    best = int(judged.groupby("round")["value"].mean().idxmax()) if len(judged) else None
+    adapters = () if best is None else tuple(_adapter(run_dir, key, best) for key in keys)
+    return Summary(
+        name=facts["name"], metric=metric, rounds=tuple(rows), watched=_changes(watched), best=best, adapters=adapters
+    )  # fmt: skip
 
 
 def load_frame(run_dir: Path, metric: str) -> pd.DataFrame:
@@ -141,7 +150,10 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
     console.print(table)
     for round, change in summary.watched.items():
         pairs = f"{show(change, sign=True)} ({change.count} pairs)"
-        console.print(f"watched images, round {round} minus round {round - 1}: {pairs}")
+        console.print(f"watched images, round {round} minus round {summary.rounds[0].round}: {pairs}")
+    if summary.best is not None:
+        by = "watched images" if summary.watched else "the score"
+        console.print(f"best by {by}: round {summary.best}, drawn with {', '.join(map(str, summary.adapters))}", soft_wrap=True)
 
 
 def print_stages(run_dir: Path) -> None:
@@ -184,11 +196,17 @@ def _estimate(frame: pd.DataFrame, column: str) -> Estimate | None:
     return cluster_bootstrap(present[column], present[CELL].itertuples(index=False)) if len(present) else None
 
 
-def _watched(frame: pd.DataFrame) -> dict[int, Estimate]:
+def _adapter(run_dir: Path, combination: str, round: int) -> Path:
+    """The folder of the adapter that drew a round: the newest up to then, since a round that kept nothing trains none."""
+    folders = [run_dir / "adapters" / combination / f"round={number}" for number in range(round, -1, -1)]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _changes(watched: pd.DataFrame) -> dict[int, Estimate]:
     changes = {}
-    watched = frame[frame["prompt_id"].str.startswith(WATCHED)].dropna(subset=["value"])
-    for round in sorted(watched["round"].unique()):
-        before, after = (watched[watched["round"] == r].set_index([*CELL, "index"])["value"] for r in (round - 1, round))
+    rounds = sorted(watched["round"].unique())
+    for round in rounds[1:]:
+        before, after = (watched[watched["round"] == r].set_index([*CELL, "index"])["value"] for r in (rounds[0], round))
         paired = (after - before).dropna().reset_index()
         if len(paired):
             changes[int(round)] = _estimate(paired, "value")

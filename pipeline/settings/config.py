@@ -188,6 +188,8 @@ class RunConfig(RunFile):
     """Templates drawn with the same seeds every round, to be looked at; never trained on."""
     watched_images: Count = 2
     """Images per watched prompt, combination and round."""
+    watched_rounds: Literal["all", "ends"] = "all"
+    """When watched prompts are drawn: in every round, or in the first and the last alone."""
     pool_sampling: dict[str, Any] = Field(default_factory=dict)
     """Keys of `sampling` that differ for candidates; watched pictures are drawn as `sampling` says."""
     retrain: RetrainSettings = RetrainSettings()

@@ -6,7 +6,7 @@ from typing import Any
 LATER = {
     "layout": "random", "cfg_plus_plus": None, "scheduler": "euler", "padding": "full", "layout_guidance": None,
     "objective": "filtered", "beta": None, "reward_clip": 1.0, "error_in": "prediction", "pair_margin": 0.0, "noise_from": 0,
-    "per_prompt": False, "pool_sampling": {},
+    "per_prompt": False, "pool_sampling": {}, "watched_rounds": "all",
 }  # fmt: skip
 
 

@@ -48,6 +48,13 @@ def test_an_objective_that_learns_from_all_gets_zeros_and_no_candidate_without_a
     assert [name for name, _, _ in select(POOL, 1, everything=True)] == ["a", "b", "c", "d", "e"]
 
 
+def test_candidates_that_no_prompt_tells_apart_teach_nothing():
+    """p's .9 and .7 differ by .2, q's by .3: with a margin of .3 nothing is left, with .25 all is. Alike in each prompt is nothing."""
+    pool = [("a", "p", 0.9), ("b", "p", 0.7), ("c", "q", 0.3), ("d", "q", 0.0)]
+    assert [len(select(pool, 1, everything=True, margin=margin)) for margin in (0.0, 0.25, 0.3)] == [4, 4, 0]
+    assert select([("a", "p", 0.0), ("b", "p", 0.0), ("c", "q", 1.0)], 1, everything=True) == ()
+
+
 def test_prompts_take_turns_and_what_one_cannot_fill_goes_to_the_others():
     """Of p's .9, .8, .7 and q's .3: two places go to one each, three to p's second too, all four are there at four."""
     kept = {keep: "".join(name for name, _, _ in select(POOL, keep, per_prompt=True)) for keep in (1, 2, 3, 4, 5)}

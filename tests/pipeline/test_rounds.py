@@ -8,7 +8,7 @@ from running import carried_out, must_not_work, opened, quiet
 
 from pipeline import assignments
 from pipeline.carry_out import carry_out, phases_of
-from pipeline.phases import is_anything_left
+from pipeline.phases import Draws, is_anything_left, listed
 from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from pipeline.tables import journal, store
@@ -112,6 +112,39 @@ def test_a_round_that_keeps_nothing_hands_its_adapter_on(tmp_path):
     assert selections.empty
     assert candidates["adapter_sha256"].nunique() == 1
     assert journal.read_marker(run_dir, 1, "publish")["kept"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["negative_aware", "preference"])
+def test_objectives_that_learn_from_all_train_on_every_scored_candidate(tmp_path, objective):
+    """Of six candidates all have a score, zeros included; two rounds have two adapters, and a second start finds nothing to do."""
+    run = small_run(tmp_path, f"retrain.objective={objective}", "retrain.batch=2")
+    candidates, _, selections = table(carried_out(run))
+    assert [len(selections[selections["round"] == round]) for round in (0, 1)] == [6, 6]
+    assert candidates["adapter_sha256"].nunique() == 2
+    carry_out(run, must_not_work, quiet)
+
+
+def test_candidates_and_watched_pictures_are_drawn_as_each_is_told(tmp_path):
+    """Of three rounds the first and the last draw watched prompts, at 4; candidates of all are drawn at 2 and with other steps."""
+    overrides = ["rounds=2", "pool_sampling={guidance_scale: 2.0, steps: 3}", "watched_rounds=ends"]
+    run = small_run(tmp_path, *overrides)
+    drawn: dict[int, set] = {}
+    for phase in listed(phases_of(run)):
+        for chunk in phase.chunks if isinstance(phase, Draws) else ():
+            sampling = phase.settings.method_of(chunk).sampling
+            drawn.setdefault(chunk.round, set()).add((chunk.prompt_id[:5], sampling.guidance_scale, sampling.steps))
+    candidates, watched = {("p00", 2.0, 3), ("p01", 2.0, 3), ("p02", 2.0, 3), ("p03", 2.0, 3)}, ("watch", 4.0, 4)
+    assert drawn == {0: candidates | {watched}, 1: candidates, 2: candidates | {watched}}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("pool_sampling={guidance: 2.0}", "pool_sampling.guidance"), ("pool_sampling={gamma: 2.0}", r"pool_sampling\.gamma = 2\.0")],
+)
+def test_what_candidates_cannot_be_drawn_with_is_refused(tmp_path, override, said):
+    with pytest.raises(ValueError, match=said):
+        ready(load_run(Path(RUN_FILE), [f"runs={tmp_path}", override]))
 
 
 def test_fit_seeds_differ_between_cells_and_rounds():

@@ -126,7 +126,7 @@ def test_rounds_pictures_and_boxes_are_all_there(tmp_path):
     assert page.tags.count("img") == 3 * (2 + 3 + 12)
     assert page.tags.count("rect") >= 3 * (2 + 3)
     assert len(re.findall(r"<img[^>]*class=\"tiny\"", text)) == page.tags.count("img")
-    assert "Watched images, round 2 − round 1:" in page.text
+    assert "Watched images, round 2 − round 0:" in page.text
     assert "rank 1" in page.text
     assert "va dog" in page.text
 

@@ -68,9 +68,28 @@ def test_watched_images_stay_out_of_the_mean_and_are_compared_in_pairs(run_dir):
     assert change.mean == pytest.approx(0.2)
 
 
+def test_watched_images_are_compared_with_the_first_round_and_name_the_best(run_dir):
+    """Watched means .3, .6 and .5: the changes since round 0 are .3 and .2, and round 1 is the best although round 2 scores higher.
+    Nothing was kept in it, so that the adapter of round 0 drew it."""
+    (run_dir / "adapters" / "toys" / "round=0").mkdir(parents=True)
+    for round, (score, watched) in enumerate([(0.1, [0.1, 0.5]), (0.2, [0.5, 0.7]), (0.9, [0.3, 0.7])]):
+        store_round(run_dir, round, "p00", [score, score])
+        store_round(run_dir, round, "watch-00", watched)
+    summary = summarise(run_dir)
+    assert {round: change.mean for round, change in summary.watched.items()} == pytest.approx({1: 0.3, 2: 0.2})
+    assert summary.best == 1
+    assert [folder.relative_to(run_dir).as_posix() for folder in summary.adapters] == ["adapters/toys/round=0"]
+
+
+def test_without_watched_images_the_score_names_the_best_round(run_dir):
+    for round, value in enumerate([0.2, 0.6, 0.4]):
+        store_round(run_dir, round, "p00", [value, value])
+    assert summarise(run_dir).best == 1
+
+
 def test_a_run_without_candidates_has_no_rows_and_prints(run_dir):
     summary = summarise(run_dir)
-    assert (summary.rounds, summary.watched) == ((), {})
+    assert (summary.rounds, summary.watched, summary.best) == ((), {}, None)
     print_summary(run_dir, console=Console(file=io.StringIO()))
 
 
