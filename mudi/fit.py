@@ -59,7 +59,7 @@ class FitSettings:
     """The optimiser. Defaults are MuDI's released ones: AdamW, constant rate, clip 1, batch 1 accumulated twice.
 
     `noise_offset` times one more normal number a row and channel is added to the noise, the same in all places; 0 draws none.
-    `lowest_timestep` is the lowest that is drawn, `learnt_from` the lowest at which errors count: below it the weights are 0.
+    `learnt_from` is the lowest timestep at which errors count: below it the weights are 0.
     """
 
     steps: int
@@ -69,7 +69,6 @@ class FitSettings:
     weight_decay: float = 1e-4
     clip: float = 1.0
     noise_offset: float = 0.0
-    lowest_timestep: int = 0
     learnt_from: int = 0
     checkpoint_every: int = 200
 
@@ -141,11 +140,11 @@ def _noised(
     backbone = inputs.backbone
     latents = inputs.latents(examples, source)
     noise = torch.randn(latents.shape, generator=source).to(latents.device)
-    timesteps = torch.randint(settings.lowest_timestep, len(alphas), (len(examples),), generator=source)
+    timesteps = torch.randint(len(alphas), (len(examples),), generator=source)
     if settings.noise_offset:
         noise = noise + settings.noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=source).to(noise.device)
-    for row, _ in enumerate(examples):
-        if examples[row].as_before:
+    for row, example in enumerate(examples):
+        if example.as_before:
             noise[row], timesteps[row] = noise[row - 1], timesteps[row - 1]
     signal = alphas[timesteps].view(-1, 1, 1, 1).to(latents.device)
     noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)
