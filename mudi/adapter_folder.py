@@ -13,7 +13,9 @@ from mudi.records import Adapter
 
 WEIGHTS, ROWS, MANIFEST = "pytorch_lora_weights.safetensors", "token_rows.safetensors", "manifest.json"
 RESIDUALS = "residuals.safetensors"
-CONTENTS = (WEIGHTS, ROWS, RESIDUALS)
+# The second LoRA of an adapter of two parts, which draws at timesteps under NOISE_FROM, a key of the manifest.
+LOW_WEIGHTS, NOISE_FROM = "low_noise_lora_weights.safetensors", "noise_from"
+CONTENTS = (WEIGHTS, ROWS, RESIDUALS, LOW_WEIGHTS)
 CONCEPT = "concept_{}.safetensors"
 # A LoRA file names its matrices "unet.LAYER.lora_A.weight" (r, in) and "unet.LAYER.lora_B.weight" (out, r).
 DOWN, UP, PREFIX = ".lora_A.weight", ".lora_B.weight", "unet."

@@ -1,7 +1,9 @@
 """Adapters: LoRAs on the UNet, token rows, residuals of words; attached, switched, saved with a manifest, loaded verified."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mudi.adapter_folder import CONCEPT, RESIDUALS, ROWS, WEIGHTS, begin, contents_sha256, finish, read_manifest
-from mudi.backbone import Backbone, Concept, Residual
+from mudi.adapter_folder import CONCEPT, LOW_WEIGHTS, NOISE_FROM, RESIDUALS, ROWS, WEIGHTS, begin, contents_sha256, finish, read_manifest
+from mudi.backbone import Backbone, Concept, LowPart, Residual
 from mudi.model_facts import weights_identity
 from mudi.options import LoraSettings
 from mudi.records import Adapter
@@ -19,7 +21,7 @@ from mudi.text import tokens
 from mudi.text.residuals import read_residuals, stored_residuals
 
 # peft is imported where it is used: with transformers behind it, 10 s of CPU time that a driver does not need.
-TRAINED, REFERENCE = "default", "reference"
+TRAINED, REFERENCE, LOW = "default", "reference", "low_noise"
 
 
 def attach(unet: nn.Module, settings: LoraSettings, seed: int, name: str = TRAINED) -> None:
@@ -57,6 +59,27 @@ def activate(unet: nn.Module, name: str | None) -> None:
                 module.set_adapter(name)
 
 
+@contextmanager
+def in_parts(backbone: Backbone, predicting: Callable) -> Iterator[Callable]:
+    """Yields `predicting` (see `mudi.diffusion.Predicting`), of an adapter of two parts with the one that draws at the timestep.
+
+    Afterwards the part that the rounds trained is active, as before.
+    """
+    if not backbone.low_parts:
+        yield predicting
+        return
+    (low,) = backbone.low_parts
+
+    def answer(backbone: Backbone, noisy: torch.Tensor, timestep: torch.Tensor, *told: object) -> torch.Tensor:
+        activate(backbone.unet, low.adapter if int(timestep) < low.below else TRAINED)
+        return predicting(backbone, noisy, timestep, *told)
+
+    try:
+        yield answer
+    finally:
+        activate(backbone.unet, TRAINED)
+
+
 def parameters(unet: nn.Module, name: str = TRAINED) -> list[nn.Parameter]:
     """The matrices of one adapter, in a fixed order."""
     return [p for key, p in unet.named_parameters() if f".{name}." in key and "lora_" in key]
@@ -70,14 +93,14 @@ def detach_all(unet: nn.Module) -> None:
 
 def save(
     backbone: Backbone, folder: Path, settings: LoraSettings | None, *, method: str, combination: str, round: int, details: dict,
-    identifiers: Sequence[str] = (), name: str = TRAINED, residuals: Sequence[Residual] = (),
+    identifiers: Sequence[str] = (), name: str = TRAINED, residuals: Sequence[Residual] = (), low: Path | None = None,
 ) -> Adapter:  # fmt: skip
     """Write what is attached to `folder` and return it; the folder appears complete or not at all, and survives a crash then.
 
     The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
     reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
-    `identifiers` in the order they were attached in; so do `residuals` (`mudi.text.residuals`). The manifest says what it is,
-    with the sha256 and `details` (hyperparameters, seed, base model).
+    `identifiers` in the order they were attached in; so do `residuals` (`mudi.text.residuals`), and the LoRA file `low`, the
+    second part of an adapter of two. The manifest says what it is, with the sha256 and `details` (hyperparameters, seed, base model).
     """
     staging = begin(folder)
     if settings is not None:
@@ -90,6 +113,8 @@ def save(
         _save_finite(flat, staging / ROWS, combination, {"format": "pt"})
     if residuals:
         _save_finite(stored_residuals(residuals), staging / RESIDUALS, combination, {"format": "pt"})
+    if low is not None:
+        shutil.copyfile(low, staging / LOW_WEIGHTS)
     kept = asdict(settings) if settings else None
     return finish(staging, folder, method=method, combination=combination, round=round, lora=kept, details=details)
 
@@ -114,13 +139,17 @@ def _save_finite(tensors: dict[str, torch.Tensor], path: Path, combination: str,
 
 
 def put_on(backbone: Backbone, adapter: Adapter) -> None:
-    """Make the backbone draw with a stored adapter and nothing else: its LoRA, its token rows, its residuals, its concepts.
+    """Make the backbone draw with a stored adapter and nothing else: its LoRA or both, its token rows, its residuals, its concepts.
 
     LoRAs of concepts are on the UNet and none of them is active. Raises ValueError if a file is cut, altered, not finite,
     or does not fit this model exactly.
     """
     detach(backbone)
     manifest = read_manifest(adapter.path)
+    if (adapter.path / LOW_WEIGHTS).is_file():
+        low = _verified(adapter, LOW_WEIGHTS)
+        put_matrices(backbone.unet, _settings(manifest["lora"]), low, LOW, str(adapter.path / LOW_WEIGHTS))
+        backbone.low_parts.append(LowPart(adapter=LOW, below=manifest[NOISE_FROM]))
     if manifest["lora"] is not None:
         load(backbone.unet, adapter)
     load_rows(backbone, adapter)
@@ -141,6 +170,7 @@ def detach(backbone: Backbone) -> None:
     tokens.detach_rows(backbone)
     backbone.residuals.clear()
     backbone.concepts.clear()
+    backbone.low_parts.clear()
 
 
 def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:
@@ -151,6 +181,21 @@ def load_rows(backbone: Backbone, adapter: Adapter) -> tuple[str, ...]:
     for parameter in tokens.row_parameters(backbone):
         parameter.requires_grad_(False)
     return tuple(rows)
+
+
+def low_part(adapter: Adapter, below: int) -> Path | None:
+    """The LoRA file that draws at timesteps under `below` once a refit of `adapter` draws above: the second part of one of two parts,
+    else its only LoRA; None for 0, where nothing is below. ValueError if its parts meet elsewhere or its files are not what was saved."""
+    boundary = read_manifest(adapter.path).get(NOISE_FROM, 0)
+    if boundary not in (0, below):
+        raise ValueError(
+            f"{adapter.path}: has two parts that meet at timestep {boundary}; refit it with noise_from = {boundary}, not {below}"
+        )
+    if not below:
+        return None
+    name = LOW_WEIGHTS if boundary else WEIGHTS
+    _verified(adapter, name)
+    return adapter.path / name
 
 
 def stored_rows(adapter: Adapter) -> tokens.Rows:

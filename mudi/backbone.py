@@ -34,6 +34,14 @@ class Concept:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowPart:
+    """The LoRA, by its name on the UNet, that draws at timesteps under `below` in place of the active one."""
+
+    adapter: str
+    below: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
     """SDXL, Stable Diffusion 1.5 or 2.1, or a model of one of their plans. `dtype` is that of all parts but the autoencoder,
     which stays float32 where float16 would overflow it (its `force_upcast`). SDXL has two text encoders and tells its UNet a
@@ -53,6 +61,8 @@ class Backbone:
     """What is added to the states of words, put there and taken away by `mudi.adapters` as LoRAs and token rows are."""
     concepts: list[Concept] = field(default_factory=list, compare=False)
     """Subjects with an adapter of their own, each drawn on a path of its own (`mudi.attention.injection`); likewise."""
+    low_parts: list[LowPart] = field(default_factory=list, compare=False)
+    """The second part of an adapter of two parts, at most one (`mudi.adapters.in_parts`); likewise."""
 
     @property
     def readers(self) -> "dict[str, tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]]":

@@ -59,7 +59,7 @@ class FitSettings:
     """The optimiser. Defaults are MuDI's released ones: AdamW, constant rate, clip 1, batch 1 accumulated twice.
 
     `noise_offset` times one more normal number a row and channel is added to the noise, the same in all places; 0 draws none.
-    `learnt_from` is the lowest timestep at which errors count: below it the weights are 0.
+    Timesteps are uniform from `noise_from` on.
     """
 
     steps: int
@@ -69,7 +69,7 @@ class FitSettings:
     weight_decay: float = 1e-4
     clip: float = 1.0
     noise_offset: float = 0.0
-    learnt_from: int = 0
+    noise_from: int = 0
     checkpoint_every: int = 200
 
 
@@ -140,7 +140,7 @@ def _noised(
     backbone = inputs.backbone
     latents = inputs.latents(examples, source)
     noise = torch.randn(latents.shape, generator=source).to(latents.device)
-    timesteps = torch.randint(len(alphas), (len(examples),), generator=source)
+    timesteps = torch.randint(settings.noise_from, len(alphas), (len(examples),), generator=source)
     if settings.noise_offset:
         noise = noise + settings.noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=source).to(noise.device)
     for row, example in enumerate(examples):
@@ -158,9 +158,6 @@ def _noised(
     prior = torch.tensor([e.prior for e in examples], device=latents.device)
     rewards = torch.tensor([e.reward for e in examples], device=latents.device)
     target, weights = target_of(backbone, latents, noise, signal), _weights(examples, latents)
-    if settings.learnt_from:
-        learnt = (timesteps >= settings.learnt_from).float().view(-1, 1, 1, 1).to(latents.device)
-        weights = learnt if weights is None else weights * learnt
     return Noised(target, prior, weights, rewards, clean_scale(backbone, signal.flatten())), answer
 
 

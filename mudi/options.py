@@ -211,7 +211,7 @@ class RetrainSettings:
     pair_margin: float = 0.0
     """By how much more than this the scores of a preference pair differ."""
     noise_from: int = 0
-    """The lowest timestep at which candidates are learnt from, of 0 to 999."""
+    """The lowest timestep that is trained, of 0 to 999. Above 0 the adapter has two parts: under it the first fit's goes on drawing."""
 
     @property
     def learns_from_all(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mudi import adapters
-from mudi.adapter_folder import work_folder
+from mudi.adapter_folder import NOISE_FROM, work_folder
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, encode, predict
@@ -30,7 +30,8 @@ def retrain(
 
     `combination` is named as the start's method names it (`view`). The frozen reference is `start`, the adapter that drew the
     `candidates`, as a second adapter on the same UNet; the trained one starts as its copy, so the KL is zero at step 0. Token
-    rows of the start stay as they are. Raises ValueError if nothing was kept, or if the start holds no LoRA.
+    rows of the start stay as they are. With `noise_from` the adapter has two parts: the trained one draws from that timestep up,
+    under it the LoRA of the first round's start. Raises ValueError if nothing was kept, or if the start holds no LoRA.
     """
     if not len(candidates):
         raise ValueError(f"round {round} of {combination.key}: no candidate was kept, so there is nothing to train on")
@@ -53,32 +54,36 @@ def refit(
     """
     adapters.detach(backbone)
     lora = adapters.load(backbone.unet, start, REFERENCE)
+    low = adapters.low_part(start, settings.noise_from)
     adapters.load(backbone.unet, start, TRAINED)
     identifiers = adapters.load_rows(backbone, start)
     optimiser = FitSettings(
         steps=settings.steps, learning_rate=settings.learning_rate, batch=settings.batch, accumulation=settings.accumulation,
-        learnt_from=settings.noise_from,
+        noise_from=settings.noise_from,
     )  # fmt: skip
     tail = fit(
         backbone, examples, OBJECTIVES[settings.objective].loss(settings), optimiser, work=work_folder(out_dir), seed=seed, report=report
     )
     facts = {
         "seed": seed, **adapters.base_facts(backbone), "final_loss": tail,
-        "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)), "drift": drift(backbone, combination), **details,
+        "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)),
+        "drift": drift(backbone, combination, settings.noise_from), **({NOISE_FROM: settings.noise_from} if settings.noise_from else {}),
+        **details,
     }  # fmt: skip
     adapter = adapters.save(
-        backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=facts, identifiers=identifiers
-    )
+        backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=facts,
+        identifiers=identifiers, low=low,
+    )  # fmt: skip
     adapters.detach(backbone)
     return adapter
 
 
 @torch.no_grad()
-def drift(backbone: Backbone, combination: Combination) -> float:
+def drift(backbone: Backbone, combination: Combination, noise_from: int = 0) -> float:
     """How far the adapter `default` has moved from `reference`: the mean squared difference of their predicted noise.
 
     On the user's photos with their captions, at DRIFT_TIMES with fixed noise, so that numbers
-    of different refits of one start compare. 0 right after the start.
+    of different refits of one start compare. 0 right after the start, and at timesteps under `noise_from`, where it does not draw.
     """
     pictures = reference_pictures(combination, backbone.resolution, masks=False)
     latents = encode(backbone, [p.image for p in pictures])
@@ -92,5 +97,5 @@ def drift(backbone: Backbone, combination: Combination) -> float:
         for name in (REFERENCE, TRAINED):
             adapters.activate(backbone.unet, name)
             predicted.append(predict(backbone, noisy, torch.tensor(timestep), condition))
-        squares.append(kl_penalty(predicted[1], predicted[0]).item())
+        squares.append(kl_penalty(predicted[1], predicted[0]).item() if timestep >= noise_from else 0.0)
     return float(np.mean(squares))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mudi.adapters import in_parts
 from mudi.attention.concept_prompts import base_text
 from mudi.attention.injection import conducted
 from mudi.attention.layout_guidance import edit_sigmas, guided_attention
@@ -111,7 +112,8 @@ def draw(
     layouts = [start_of(seed, counts, options, boxes)[0].layout for seed in seeds]
     with (
         layout_edit(backbone, combination, prompt, seeds, options, layouts) as edit,
-        conducted(backbone, combination, prompt.text, layouts, both_rows_of) as predicting,
+        conducted(backbone, combination, prompt.text, layouts, both_rows_of) as conducting,
+        in_parts(backbone, conducting) as predicting,
     ):
         latents = denoise(
             backbone, noise, positive, negative, steps=options.steps, guidance_scale=options.guidance, scheduler=options.scheduler,

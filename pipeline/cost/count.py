@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mudi.adapter_size import Architecture, gram_bytes, known_architecture
+from mudi.adapter_size import FLOAT32, Architecture, gram_bytes, known_architecture
 from mudi.options import Sampling
 from mudi.passes import calls_of, refit_work, rows_of
 from mudi.prior_folder import kept_by_batch, most_batches, next_batches
@@ -107,6 +107,8 @@ def _fit(run: Ready, job: FitJob, architecture: Architecture, seen: set) -> Task
     once = {(place, thing.name): thing for thing in work.once for place in places if (place, thing.name) not in seen}
     seen.update(once)
     trained, size = method.adapter_numbers(architecture, combination, alone)
+    if job.start and job.retraining.noise_from:
+        size += FLOAT32 * trained  # the second part
     made: Counts = Counter({"fits": not job.alone, "adapter bytes": size, ROWS: sum(thing.forward for thing in once.values())})
     made["own images"] = sum(thing.pictures for thing in once.values())
     if grams := sum(thing.gram for thing in once.values()):

@@ -1,14 +1,19 @@
 """The KL-regularised round: where it starts, what holds it, what it converges to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mudi import adapter_folder, adapters
+from mudi.adapter_folder import LOW_WEIGHTS, WEIGHTS
 from mudi.adapters import REFERENCE, TRAINED
-from mudi.fit import Noised
-from mudi.options import RetrainSettings
-from mudi.retrain import retrain
+from mudi.diffusion import alphas_cumprod, clean_scale, euler_schedule
+from mudi.fit import Example, FitSettings, Noised, fit
+from mudi.options import RetrainSettings, Sampling
+from mudi.retrain import drift, retrain
+from mudi.sampling import draw
 from mudi.self_training import filtered
 from mudi.self_training.candidates import Rewarded
 from tests.mudi.test_adapters import noisy_adapter, stored
@@ -68,3 +73,96 @@ def test_an_empty_selection_is_refused(miniature, tmp_path, two_dogs):
     start = stored(miniature, tmp_path / "start")
     with pytest.raises(ValueError, match="nothing to train on"):
         retrain(miniature, two_dogs, start, [], RetrainSettings(), tmp_path / "next", 1, 0)
+
+
+SHORT = RetrainSettings(steps=3, learning_rate=3e-2, batch=2, accumulation=1, kl_weight=0.0)
+
+
+def refitted(backbone, combination, folder, start, noise_from):
+    """A refit of `start`, three steps long, on pictures of noise."""
+    images = [np.random.default_rng(i).integers(0, 255, (48, 48, 3), dtype=np.uint8) for i in range(2)]
+    settings = replace(SHORT, noise_from=noise_from)
+    return retrain(backbone, combination, start, [Rewarded(image, "a red dog", 1.0) for image in images], settings, folder, 1, 0)
+
+
+def drawn_with(backbone, combination, adapter):
+    adapters.put_on(backbone, adapter)
+    return np.stack(draw(backbone, combination, combination.prompts[0], [1, 2], Sampling(steps=4, guidance_scale=2.0, gamma=0.0)))
+
+
+@pytest.mark.parametrize("low_is_start", [True, False])
+def test_two_parts_draw_as_one_where_the_other_has_no_step(miniature, tmp_path, two_dogs, low_is_start):
+    """Four steps stand at timesteps 751, 501, 251 and 1. Parts that meet at 1 draw as the trained one alone, whatever lies below;
+    parts that meet at 752 as the start alone. The same two LoRAs that meet at 500 draw neither of the two pictures."""
+    noisy_adapter(miniature)
+    start = stored(miniature, tmp_path / "start")
+    plain = drawn_with(miniature, two_dogs, start)
+    assert euler_schedule(miniature, 4)[0].tolist() == [751, 501, 251, 1]
+    boundary = 752 if low_is_start else 1
+    two = refitted(miniature, two_dogs, tmp_path / "two", start, boundary)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / WEIGHTS).write_bytes((two.path / WEIGHTS).read_bytes())
+    alone = adapter_folder.finish(
+        tmp_path / "one", tmp_path / "alone", method="mudi", combination="two", round=1,
+        lora=adapter_folder.read_manifest(two.path)["lora"], details={},
+    )  # fmt: skip
+    trained = drawn_with(miniature, two_dogs, alone)
+    assert not np.array_equal(trained, plain)
+    assert np.array_equal(drawn_with(miniature, two_dogs, two), plain if low_is_start else trained)
+    halves = drawn_with(miniature, two_dogs, refitted(miniature, two_dogs, tmp_path / "halves", start, 500))
+    assert not np.array_equal(halves, plain)
+    assert not np.array_equal(halves, trained)
+
+
+def test_after_drawing_in_two_parts_the_trained_one_is_active(miniature, tmp_path, two_dogs):
+    """A second chunk begins as the first did."""
+    noisy_adapter(miniature)
+    two = refitted(miniature, two_dogs, tmp_path / "two", stored(miniature, tmp_path / "start"), 500)
+    first = drawn_with(miniature, two_dogs, two)
+    again = np.stack(draw(miniature, two_dogs, two_dogs.prompts[0], [1, 2], Sampling(steps=4, guidance_scale=2.0, gamma=0.0)))
+    assert np.array_equal(first, again)
+    adapters.detach(miniature)
+    assert not miniature.low_parts
+
+
+def test_all_rounds_share_the_low_part_of_the_first(miniature, tmp_path, two_dogs):
+    """The second part of round 2 is the LoRA of round 0, byte for byte; the adapter's sha256 covers both; other boundaries are refused."""
+    noisy_adapter(miniature)
+    start = stored(miniature, tmp_path / "start")
+    first = refitted(miniature, two_dogs, tmp_path / "first", start, 500)
+    second = refitted(miniature, two_dogs, tmp_path / "second", first, 500)
+    assert (second.path / LOW_WEIGHTS).read_bytes() == (start.path / WEIGHTS).read_bytes()
+    assert (second.path / WEIGHTS).read_bytes() != (first.path / WEIGHTS).read_bytes()
+    for boundary in (0, 400):
+        with pytest.raises(ValueError, match=f"two parts that meet at timestep 500; refit it with noise_from = 500, not {boundary}"):
+            refitted(miniature, two_dogs, tmp_path / "third", second, boundary)
+    (second.path / LOW_WEIGHTS).write_bytes((second.path / WEIGHTS).read_bytes())
+    assert adapter_folder.find(second.path) is None
+
+
+def test_a_fit_sees_only_timesteps_from_the_lowest_on(miniature, tmp_path):
+    """An error of noise is one of clean latents times sqrt((1 - a) / a), which grows with the timestep: none is under that of 700, and
+    of 64 rows the least noisy one is below timestep 800 (the chance that it is not is (2 / 3)^64)."""
+    noisy_adapter(miniature)
+    seen = []
+
+    def loss(noised: Noised, predict) -> torch.Tensor:
+        seen.append(noised.clean_scale)
+        return predict(TRAINED).square().mean()
+
+    picture = Example(np.zeros((48, 48, 3), np.uint8), "a dog", key="black")
+    settings = FitSettings(steps=1, batch=64, accumulation=1, noise_from=700)
+    fit(miniature, lambda step, rng: [picture] * 64, loss, settings, work=tmp_path, seed=0)
+    bounds = clean_scale(miniature, alphas_cumprod(miniature)[[700, 800]])
+    assert bounds[0] <= seen[0].min() < bounds[1]
+
+
+def test_drift_is_counted_where_the_trained_part_draws(miniature, tmp_path, two_dogs):
+    """A boundary above all times at which drift is measured leaves none of it."""
+    noisy_adapter(miniature)
+    start = stored(miniature, tmp_path / "start")
+    adapters.load(miniature.unet, start, REFERENCE)
+    for parameter in adapters.parameters(miniature.unet):
+        parameter.data += 0.05
+    whole, upper, none = (drift(miniature, two_dogs, noise_from) for noise_from in (0, 500, 951))
+    assert whole > upper > none == 0

@@ -130,7 +130,7 @@ def test_candidates_train_with_the_prompts_that_drew_them(name):
 
 
 def test_weights_of_nothing_leave_the_kl_alone():
-    """Below `noise_from` the weights are 0: every objective is then its KL term, of preference plus log 2."""
+    """Where the weights are 0 every objective is its KL term, of preference plus log 2."""
     noised, old, new = batch(2, [1.0, 0.0])
     silent = Noised(noised.target, noised.prior, torch.zeros(2, 1, 1, 1), noised.rewards, noised.clean_scale)
     kl = 0.7 * ((new - old) ** 2).mean().item()
