@@ -24,17 +24,18 @@ def select_top(candidate_ids: Sequence[str], values: Sequence[float | None], kee
 
 def select(
     candidates: Sequence[tuple[str, str, float | None]], keep: int, *, everything: bool = False, per_prompt: bool = False,
-    margin: float = 0.0,
+    margin: float = 0.0, zero_fails: bool = True,
 ) -> tuple[tuple[str, str, float], ...]:  # fmt: skip
     """Those of `candidates` (id, prompt, value) that a round trains on, best first: the `keep` best, or `everything` with a value.
 
     The best are those of `select_top`; with `per_prompt` first the best of each prompt, then the second of each, and so on, so that
     all prompts get as many places as they have good candidates for. Everything includes zeros: an objective that learns from bad
     pictures needs them. It is nothing where no two candidates of a prompt differ by more than `margin`, which teaches nothing.
+    `zero_fails`: whether a value of 0 or less is a picture that failed, as in Detect-and-Compare, and never among the best.
     """
     by_id = {name: (name, prompt, value) for name, prompt, value in candidates}
     values = [value for _, _, value in candidates]
-    ranked = [by_id[name] for name in select_top(list(by_id), values, max(1, len(by_id)), require_positive=not everything)]
+    ranked = [by_id[name] for name in select_top(list(by_id), values, max(1, len(by_id)), require_positive=zero_fails and not everything)]
     if everything:
         of_prompt: dict[str, list[float]] = {}
         for _, prompt, value in ranked:

@@ -163,7 +163,7 @@ def _refuse_strangers(run_dir: Path, chunks: Sequence[plan.Chunk], strangers: se
 
 def judge_missing(phase: Judgements, do: Do, progress: Progress) -> None:
     """Score what is stored by the metrics that it lacks; RunFailedError if a chunk still lacks one afterwards."""
-    has = store.stored_metrics(phase.run_dir, benchmark.ROUND) if phase.metrics else {}
+    has = store.stored_metrics(phase.run_dir, phase.round) if phase.metrics else {}
     todo = {chunk: tuple(name for name in phase.metrics if name not in metrics) for chunk, metrics in has.items()}
     todo = {chunk: names for chunk, names in todo.items() if names}
     if not todo:
@@ -178,13 +178,13 @@ def judge_missing(phase: Judgements, do: Do, progress: Progress) -> None:
         progress(phase.name, done, len(todo))
 
     progress(phase.name, 0, len(todo))
-    pieces = [Judge(chunk_id=chunk, round=benchmark.ROUND, metrics=names, settings=settings) for chunk, names in todo.items()]
+    pieces = [Judge(chunk_id=chunk, round=phase.round, metrics=names, settings=settings) for chunk, names in todo.items()]
     failures = do(pieces, received, None, len(pieces))
     if failures:
         raise RunFailedError(
             f"{len(failures)} of {len(todo)} chunks could not be scored, first {failures[0].piece.label}: {failures[0].reason}; "
             "start the same command again to go on"
         ) from failures[0].error
-    stored = store.stored_metrics(phase.run_dir, benchmark.ROUND)
+    stored = store.stored_metrics(phase.run_dir, phase.round)
     if lacking := [chunk for chunk, names in todo.items() if not set(names) <= stored[chunk]]:
         raise RunFailedError(f"{len(lacking)} of {len(todo)} chunks could not be scored; start the same command again to go on")

@@ -78,6 +78,11 @@ class Judgements:
     metrics: Mapping[str, Mapping] = field(default_factory=dict)
     combinations: Mapping = field(default_factory=dict)
 
+    @property
+    def round(self) -> int:
+        """The round whose tables these are."""
+        return self.chunks[0].round if self.chunks else 0
+
 
 Phase = Priors | Fits | Draws | Choice | Judgements
 Phases = Generator[Phase, Any, None]
@@ -143,7 +148,7 @@ def undrawn(phase: Draws) -> list[plan.Chunk]:
 
 def unjudged(phase: Judgements) -> dict[str, tuple[str, ...]]:
     """Chunk -> the metrics that it lacks, by names of files."""
-    has = store.named_metrics(phase.run_dir, 0) if phase.metrics else {}
+    has = store.named_metrics(phase.run_dir, phase.round) if phase.metrics else {}
     lacks = {chunk.chunk_id: tuple(m for m in phase.metrics if m not in has.get(chunk.chunk_id, ())) for chunk in phase.chunks}
     return {chunk_id: metrics for chunk_id, metrics in lacks.items() if metrics}
 

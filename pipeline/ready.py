@@ -23,6 +23,7 @@ from pipeline.tables import benchmark_folder
 from pipeline.tables import run_folder as folders
 
 Config = RunConfig | BenchmarkConfig
+ORACLE = "identity_oracle"
 Refuse = Callable[[ValueError], None]
 
 
@@ -91,8 +92,7 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
     absent = tuple(folder for folder in config.combinations if absent_ok and not folder.is_dir())
     if loaded is None:
         loaded = [found for folder in config.combinations if (found := ask(_combination, config, folder, absent)) is not None]
-    if isinstance(config, BenchmarkConfig):
-        ask(check_metrics, config, [c for c in loaded if c.key not in {folder.name for folder in absent}], absent_ok)
+    ask(check_metrics, config, [c for c in loaded if c.key not in {folder.name for folder in absent}], absent_ok)
     named = [ask(_named, config, arms, c, absent) for c in loaded] if methods is not None else []
     if wrong:
         return None
@@ -179,9 +179,9 @@ def inputs_of(config: Config) -> dict[str, str]:
     return {f"combination {folder.name}": folders.folder_sha256(folder) for folder in config.combinations} | identities
 
 
-def check_metrics(config: BenchmarkConfig, combinations: Sequence[Combination], absent_ok: bool = False) -> None:
-    """Raise ValueError for a metric that is unknown, lacks its model, or cannot judge these combinations. `absent_ok`: a model's
-    folder need not be here."""
+def check_metrics(config: Config, combinations: Sequence[Combination], absent_ok: bool = False) -> None:
+    """Raise ValueError for a metric that is unknown, lacks its model, or cannot judge these combinations, and for a score that no metric
+    of the run gives. `absent_ok`: a model's folder need not be here."""
     for name in config.metrics:
         for key, weights in metric_weights(config, name).items():
             if isinstance(weights, str) and not absent_ok and not is_hub_id(weights):
@@ -194,15 +194,19 @@ def check_metrics(config: BenchmarkConfig, combinations: Sequence[Combination], 
             if name in CHECKS:
                 CHECKS[name](combination)
     known = score_names(config)
-    asked = [(f"tables: {table.name}: {score!r}", score) for table in config.tables for score in table.metrics]
-    asked += [(f"claims: {claim.text!r}: {claim.metric!r}", claim.metric) for claim in config.claims]
-    asked += [(f"score.select_by = {score!r}:", score) for score in config.score.weights]
+    asked = [(f"score.select_by = {score!r}:", score) for score in config.score.weights]
+    if isinstance(config, BenchmarkConfig):
+        asked += [(f"tables: {table.name}: {score!r}", score) for table in config.tables for score in table.metrics]
+        asked += [(f"claims: {claim.text!r}: {claim.metric!r}", claim.metric) for claim in config.claims]
+    for name in config.score.weights:
+        if name in METRICS[ORACLE].NAMES:
+            raise ValueError(f"score.select_by = {name!r}: the oracle knows the truth about rendered subjects; it judges and never selects")
     for said, score in asked:
         if score not in known:
             raise ValueError(f"{said} is not computed by this run; choose from {', '.join(known)}")
 
 
-def metric_weights(config: BenchmarkConfig, name: str) -> dict:
+def metric_weights(config: Config, name: str) -> dict:
     """The keyword arguments of a metric: the weights of the models that it names. ValueError if `models` lacks one."""
     if name not in METRICS:
         raise ValueError(f"metrics: {name!r} is unknown; allowed are {', '.join(METRICS)}")
@@ -215,9 +219,10 @@ def metric_weights(config: BenchmarkConfig, name: str) -> dict:
     return weights
 
 
-def score_names(config: BenchmarkConfig) -> dict[str, bool]:
+def score_names(config: Config) -> dict[str, bool]:
     """Every score that the run computes, and whether higher is better; `drift` where there are refits."""
     unused = set(type(config.models.embedders).model_fields) - set(config.models.embedders.chosen)
     chosen = dict.fromkeys((DRAWN_WITH, *config.metrics))
     names = {key: better for name in chosen for key, better in METRICS[name].NAMES.items() if key.rsplit("_", 1)[-1] not in unused}
-    return names | ({"drift": False} if any(arm.refit for arm in config.methods.values()) else {})
+    refits = isinstance(config, BenchmarkConfig) and any(arm.refit for arm in config.methods.values())
+    return names | ({"drift": False} if refits else {})

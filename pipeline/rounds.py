@@ -11,8 +11,9 @@ from mudi.records import Adapter
 from mudi.selection import rewards, select
 from mudi.text.prompts import WATCHED
 from pipeline import assignments
-from pipeline.phases import Choice, Chosen, Draws, Fits, Fitted, Phases, Priors
-from pipeline.ready import Ready
+from pipeline.phases import Choice, Chosen, Draws, Fits, Fitted, Judgements, Phases, Priors
+from pipeline.ready import Ready, metric_weights
+from pipeline.settings.benchmark_config import DRAWN_WITH
 from pipeline.tables import journal, store
 from pipeline.workers.fit_job import subject_fits
 
@@ -31,12 +32,15 @@ def phases(ready: Ready) -> Phases:
     jobs = yield Priors(jobs=tuple(assignments.first_fits(config, run_dir, combinations)))
     seconds = (yield Fits(name="fit", jobs=subject_fits(jobs))).seconds
     fitted: Fitted = yield Fits(name="fit", jobs=jobs)
+    metrics = {name: metric_weights(config, name) for name in config.metrics if name != DRAWN_WITH}
+    named = {combination.key: combination for combination in combinations}
     adapters, seconds = list(fitted.adapters), seconds + fitted.seconds
     for round in range(config.rounds + 1):
         chunks = tuple(assignments.plan_round(config, combinations, adapters, round))
         final = journal.read_marker(run_dir, round, "publish") is not None
         settings = assignments.draw_settings(config, run_dir, combinations, ready.methods, ready.pool)
         busy = yield Draws(name=f"round {round} sweep", run_dir=run_dir, chunks=chunks, settings=settings, final=final)
+        yield Judgements(name=f"round {round} metrics", run_dir=run_dir, chunks=chunks, metrics=metrics, combinations=named)
         kept: Kept = yield _choice(ready, round, adapters, {"fit": seconds, **busy}, final)
         if round == config.rounds:
             return
@@ -80,7 +84,7 @@ def _select(ready: Ready, round: int) -> Kept:
         scored = [(c["candidate_id"], c["prompt"], values.get(c["candidate_id"])) for c in mine]
         kept[combination.key] = select(
             scored, config.keep, everything=config.retrain.learns_from_all, per_prompt=config.score.per_prompt,
-            margin=config.retrain.pair_margin,
+            margin=config.retrain.pair_margin, zero_fails=config.score.zero_fails,
         )  # fmt: skip
         ranked += [(candidate_id, rank, value) for rank, (candidate_id, _, value) in enumerate(kept[combination.key], start=1)]
     store.write_selection(run_dir, round, ranked)

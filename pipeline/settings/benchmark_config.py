@@ -26,19 +26,6 @@ NOT_DRAWN = ("metrics", "tables", "claims", "methods", "prompts", "training_prom
 PLAIN = {"negative_prompt": None, "gamma": 0.0}
 
 
-class BenchmarkModels(Models):
-    """The models of a run, and one more key for each model that a metric asks for, such as `clip`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @model_validator(mode="after")
-    def _names(self) -> "BenchmarkModels":
-        for key, name in self.model_extra.items():
-            if not isinstance(name, str) or not name:
-                raise ValueError(f"models.{key} is {json.dumps(name)[:40]}; give a folder, a hub id@revision or miniature")
-        return self
-
-
 # Else it would take any key, as the arm around it does.
 @with_config(Settings.model_config)
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +107,6 @@ class ClaimSpec(Settings):
 
 
 class BenchmarkConfig(RunFile):
-    models: BenchmarkModels = BenchmarkModels()
-    """Which weights are used; a metric's own models are further keys."""
     sampling: BatchedSampling = BatchedSampling(**PLAIN)
     """How an image is drawn, unless the arm says otherwise; what neither says is as the arm's method has it."""
     prompts: tuple[Text, ...] | Text

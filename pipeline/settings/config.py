@@ -16,7 +16,7 @@ from pipeline.settings.run_file import read_source, validated
 from pipeline.settings.sampling_keys import BatchedSampling, own_sampling
 from pipeline.settings.strict import Amount, Count, Settings, Share, Templates, Text
 
-NOT_DECIDING = ("name", "runs", "cluster")
+NOT_DECIDING = ("name", "runs", "cluster", "metrics")
 # A run's identity names the kind of worker once for each stage, as files with a pool a stage did.
 STAGES = ("generate", "detect", "compare", "fit")
 
@@ -45,6 +45,10 @@ class Embedders(Settings):
 
 
 class Models(Settings):
+    """The models of a run, and one more key for each model that a metric asks for, such as `clip`."""
+
+    model_config = ConfigDict(extra="allow")
+
     backbone: Text = "miniature"
     """The diffusion model that is adapted: "miniature" (SDXL's plan), "miniature-sd" (Stable Diffusion 1.5's), a folder, hub
     id@revision, or "random-sdxl" (-sd15, -sd21)."""
@@ -61,6 +65,13 @@ class Models(Settings):
         if not embedders.chosen:
             raise ValueError("no embedder is named; give dreamsim, dinov2 or both")
         return embedders
+
+    @model_validator(mode="after")
+    def _names(self) -> "Models":
+        for key, name in self.model_extra.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"models.{key} is {json.dumps(name)[:40]}; give a folder, a hub id@revision or miniature")
+        return self
 
 
 class Method(Settings):
@@ -83,8 +94,8 @@ class Scoring(Settings):
     select_by: Annotated[
         Annotated[Text, Tag("<file>")] | Annotated[dict[Text, Annotated[float, Field(gt=0)]], Tag("<mapping>")], Discriminator(_form)
     ] = "dnc_linear_dreamsim"
-    """The score that ranks and rewards candidates: dnc_linear_, dnc_max_ or dnc_gt_ followed by an embedder. Of several, score ->
-    weight, it is the weighted mean."""
+    """The score that ranks and rewards candidates, of detect_and_compare (such as dnc_linear_dreamsim) or of one of `metrics`. Of
+    several, score -> weight, it is the weighted mean."""
     per_prompt: bool = False
     """Whether prompts take turns at what is kept, each giving its best; else the best of all are kept."""
 
@@ -92,6 +103,11 @@ class Scoring(Settings):
     def weights(self) -> dict[str, float]:
         """Score -> weight, of what ranks candidates."""
         return {self.select_by: 1.0} if isinstance(self.select_by, str) else dict(self.select_by)
+
+    @property
+    def zero_fails(self) -> bool:
+        """Whether 0 is the score of a picture that failed, as those of Detect-and-Compare are."""
+        return all(name.startswith("dnc_") for name in self.weights)
 
     @model_serializer(mode="wrap")
     def _stored(self, values: Any) -> dict[str, Any]:
@@ -143,7 +159,7 @@ class RunFile(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The number all randomness of the run is derived from."""
     models: Models = Models()
-    """Which weights are used."""
+    """Which weights are used; a metric's own models are further keys."""
     combinations: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folders of subjects that belong in one picture, from the working directory; the folder's name is the combination's key."""
     queries: dict[str, dict[str, Text]] = Field(default_factory=dict)
@@ -184,6 +200,8 @@ class RunConfig(RunFile):
     """Templates: "{subjects}" names all subjects, "{a}" the one with key a. A list for every combination, combination -> its own, or
     a file whose training prompts are taken when the run file is read: a prepared folder's subjects.yaml or one like
     jobs/configs/prompts/mudi_40.yaml."""
+    metrics: tuple[Text, ...] = ()
+    """Metrics that score every picture beside detect_and_compare; more can be added to a finished run, which then draws nothing again."""
     watched_prompts: tuple[Text, ...] = ()
     """Templates drawn with the same seeds every round, to be looked at; never trained on."""
     watched_images: Count = 2
@@ -216,16 +234,6 @@ class RunConfig(RunFile):
             raise ValueError(f"{keep} is more than candidates ({candidates}); lower keep or raise candidates")
         return keep
 
-    @field_validator("score")
-    @classmethod
-    def _computed(cls, score: Scoring, info: Any) -> Scoring:
-        if "models" in info.data:
-            embedders = info.data["models"].embedders.chosen
-            metrics = [f"dnc_{form}_{embedder}" for embedder in embedders for form in ("linear", "max", "gt")]
-            if unknown := [name for name in score.weights if name not in metrics]:
-                raise ValueError(f"select_by {unknown[0]!r} is not computed by this run; choose from {', '.join(metrics)}")
-        return score
-
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run file at `path` with overrides applied, the templates of a prompt file in place of its path, and the method's own
@@ -242,7 +250,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def deciding(dump: dict[str, Any]) -> dict[str, Any]:
-    """What of a dumped config decides results: all but placement, the run's name and its folder.
+    """What of a dumped config decides results: all but placement, the run's name and its folder, further metrics and their models.
     Of placement the kind of device and the whole cores of a worker count: sums are split by them.
 
     The name is left out so that runs of the same content can be recognised, and combinations count by
@@ -250,7 +258,8 @@ def deciding(dump: dict[str, Any]) -> dict[str, Any]:
     the same read back from a file.
     """
     kept = without_later({key: value for key, value in dump.items() if key not in NOT_DECIDING})
-    return {**kept, "combinations": [Path(folder).name for folder in kept["combinations"]], "workers": workers_of(dump["cluster"])}
+    combinations, models = [Path(folder).name for folder in kept["combinations"]], {key: kept["models"][key] for key in Models.model_fields}
+    return {**kept, "models": models, "combinations": combinations, "workers": workers_of(dump["cluster"])}
 
 
 def workers_of(cluster: dict[str, Any]) -> dict[str, Any]:

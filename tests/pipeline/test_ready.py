@@ -78,3 +78,16 @@ def test_a_check_goes_on_after_a_mistake(tmp_path):
     path.write_text(path.read_text() + "metrics: [clipscore]\nqueries: {three_dogs: {a: dog}}\nmodels: {detector: nowhere}\n")
     mistakes, _ = check_run(path)
     assert [any(word in mistake for mistake in mistakes) for word in ("nowhere", "three_dogs", "clipscore")] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["score.select_by=dnc_linear_clip"], "score.select_by = 'dnc_linear_clip': is not computed by this run; choose from "),
+        (["metrics=[identity_oracle]", "models.oracle=miniature", "score.select_by=oracle_identity"], "it judges and never selects"),
+        (["models.painter=miniature"], "models.painter: no metric uses such a model"),
+    ],
+)
+def test_what_no_metric_of_the_run_has_is_refused_of_both_kinds(tmp_path, overrides, said):
+    for path in files(tmp_path).values():
+        assert all(said in line for line in refusals(path, overrides).values())

@@ -125,6 +125,24 @@ def test_objectives_that_learn_from_all_train_on_every_scored_candidate(tmp_path
     carry_out(run, must_not_work, quiet)
 
 
+def test_further_metrics_score_every_round_and_may_select(tmp_path):
+    """Two thirds of one further score and a third of a drawn one rank by hand as the run ranked. Another metric, added to the finished
+    run, scores its 16 pictures and draws none."""
+    asked = ["metrics=[identity_matrix]", "score.select_by={dnc_assigned_dreamsim: 2.0, dnc_linear_dinov2: 1.0}"]
+    run = small_run(tmp_path, *asked)
+    candidates, scores, selections = table(carried_out(run))
+    wide = scores.pivot(index="candidate_id", columns="metric", values="value")
+    values = (2 * wide["dnc_assigned_dreamsim"] + wide["dnc_linear_dinov2"]) / 3
+    for round in (0, 1):
+        mine = candidates[(candidates["round"] == round) & ~candidates["prompt_id"].str.startswith("watch-")]
+        ranked = sorted(((values[i], i) for i in mine["candidate_id"] if values[i] > 0), key=lambda pair: (-pair[0], pair[1]))
+        assert selections[selections["round"] == round]["candidate_id"].tolist() == [i for _, i in ranked[:2]]
+    more = small_run(tmp_path, *asked[1:], "metrics=[identity_matrix, identity_oracle]", "models.oracle=miniature")
+    pictures, judged, _ = table(carried_out(more))
+    assert pictures.equals(candidates)
+    assert (judged["metric"] == "oracle_identity").sum() == 16
+
+
 def test_candidates_and_watched_pictures_are_drawn_as_each_is_told(tmp_path):
     """Of three rounds the first and the last draw watched prompts, at 4; candidates of all are drawn at 2 and with other steps."""
     overrides = ["rounds=2", "pool_sampling={guidance_scale: 2.0, steps: 3}", "watched_rounds=ends"]

@@ -89,7 +89,6 @@ def test_a_utf8_byte_order_mark_is_accepted(write):
         (GOOD + "retrain: {reference_share: 2}\n", ["line 6: retrain.reference_share = 2.0: allowed are 0 to 1"]),
         (GOOD + 'rounds: "3"\n', ["line 6", "rounds", "valid integer"]),
         (GOOD + "models: {embedders: {dreamsim: null}}\n", ["line 6", "models.embedders", "no embedder"]),
-        (GOOD + "score: {select_by: dnc_linear_clip}\n", ["line 6", "dnc_linear_clip", "dnc_linear_dreamsim"]),
         (GOOD + "cluster: {address: 10.0.0.1}\n", ["line 6", "cluster.address", "10.0.0.1"]),
         (GOOD + "method: !!python/object:os.system {}\n", ["line 6", "python/object:os.system", "not allowed"]),
         (GOOD + "queries: &x {}\nmethod: *x\n", ["line 6", "anchors and aliases"]),
