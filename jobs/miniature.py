@@ -30,10 +30,11 @@ def train(
 def check(weights: Annotated[Path, typer.Option(help="The folder to judge.")] = MINIATURE) -> None:
     """Measure the weights on held-out identities and compare with the gates; exit status 1 if one fails."""
     from mudi.miniature.check import check as check_judges
+    from mudi.miniature.check_base import check_base
     from mudi.miniature.check_oracle import check_oracle
     from mudi.miniature.check_texts import check_texts
 
-    gates = [*check_judges(weights), *check_texts(weights), *check_oracle(weights)]
+    gates = [*check_base(weights), *check_judges(weights), *check_texts(weights), *check_oracle(weights)]
     for gate in gates:
         print(gate)
     if not all(gate.passed for gate in gates):

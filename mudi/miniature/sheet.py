@@ -36,14 +36,16 @@ def held_out_scenes(count: int, seed: int) -> list[Scene]:
     return scenes
 
 
-def draw_captions(backbone: Backbone, captions: list[str], seeds: list[int], batch: int = 24) -> list[np.ndarray]:
-    """One image (48, 48, 3) a caption by the bare model, guidance 4 against the empty caption, 25 steps."""
+def draw_captions(
+    backbone: Backbone, captions: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE, batch: int = 24
+) -> list[np.ndarray]:
+    """One image (48, 48, 3) a caption by the bare model, guided against the empty caption."""
     images = []
     for start in range(0, len(captions), batch):
         part = slice(start, start + batch)
         noise = standard_noise(backbone, generators(seeds[part]))
         positive, negative = encode_prompts(backbone, captions[part]), encode_negative(backbone, "")
-        images += decode(backbone, denoise(backbone, noise, positive, negative, steps=STEPS, guidance_scale=GUIDANCE))
+        images += decode(backbone, denoise(backbone, noise, positive, negative, steps=steps, guidance_scale=guidance))
     return images
 
 
