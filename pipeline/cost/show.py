@@ -1,6 +1,7 @@
 """A plan in the terminal: what is counted, what is there, what it takes on disk and in memory, what it costs on each known device."""
 
 from collections.abc import Sequence
+from itertools import product
 
 from rich import box
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from mudi.adapter_size import checkpoint_bytes
 from mudi.model_facts import weights_bytes
+from pipeline.arms import adapter_folder
 from pipeline.cost.calibration import Rate
 from pipeline.cost.count import LEFT_OUT, PRIORS, ROWS, Workload, total
 from pipeline.cost.forecast import duration
@@ -70,13 +72,21 @@ def _lines(run: Ready, workload: Workload) -> list[str]:
     if asked["scores"]:
         there.append(f"{asked['scores'] - left['scores']:,} of {asked['scores']:,} further scores of images")
     lines.append(f"there       {', '.join(there)}")
-    if shared := len(run.arms) * len(run.combinations) * getattr(run.config, "fits", 0) - asked["fits"] if run.arms else 0:
+    if shared := _shared_cells(run):
         lines.append(f"shared      {shared} cells use the adapter of another arm, which is counted once, with the first")
     if asked["prior images"]:
         most = f"drawn again where one does not ({PRIOR_REDRAWS:g} times at high ends), {asked['priors at most']:,} at most"
         lines.append(f"priors      {asked['prior images']:,} images if each shows its class; {most}")
     embedders = ", ".join(run.config.models.embedders.chosen)
     return [*lines, f"scorers     detect and compare ({embedders}): {asked['images']:,} images"]
+
+
+def _shared_cells(run: Ready) -> int:
+    """Cells of a benchmark that are drawn by the adapter of another arm."""
+    if not run.arms:
+        return 0
+    cells = list(product(run.arms.values(), run.combinations, range(run.config.fits)))
+    return len(cells) - len({adapter_folder(run.run_dir, run.config, run.arms, arm, c.key, fit) for arm, c, fit in cells})
 
 
 def disk(run: Ready, workload: Workload, png: Rate | None) -> dict[str, Range]:
