@@ -1,4 +1,4 @@
-"""From a benchmark file to work: arms resolved to methods, fits shared by content, refits, chunks."""
+"""From a benchmark file to work: arms resolved to methods, fits shared by content, chunks of what is reported."""
 
 import hashlib
 import json
@@ -16,16 +16,12 @@ from mudi.text import prompts
 from mudi.user_files.requirements import require
 from pipeline import plan
 from pipeline.assignments import SINGLES, fit_seed, located, method_values
-from pipeline.phases import Chosen
 from pipeline.settings.benchmark_config import BenchmarkConfig, Refit
 from pipeline.settings.hyperparameters import require_known
-from pipeline.settings.later import without_later
+from pipeline.settings.later import LATER_IN_REFITS, without_later
 from pipeline.settings.prompt_file import evaluation_prompts, training_prompts
 from pipeline.settings.sampling_keys import checked_sampling
 from pipeline.workers.fit_job import FitJob
-
-# Pools are drawn with seeds of their own, or a pool's noise would come back in the evaluation.
-POOL_SEED = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,8 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
         else:
             source = settle(origin)
             if arm.refit and source.refit:
-                raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; one round is supported here")
+                of = source.refit.of
+                raise ValueError(f"methods.{label}: refit.of {origin!r} is itself a refit; give {of!r}, and `rounds` for more of them")
             if arm.refit and not source.options.refits:
                 raise ValueError(f"methods.{label}: refit.of {origin!r}, a {source.method}, leaves no LoRA for a refit to train")
             method, drawn = source.method, vars(source.options.sampling)
@@ -136,15 +133,18 @@ def fit_folder(run_dir: Path, arm: ResolvedArm, combination: str, fit: int) -> P
 
 
 def adapter_folder(
-    run_dir: Path, config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], arm: ResolvedArm, combination: str, fit: int
-) -> Path:
-    """Where the adapter that draws an arm's pictures lies, its refit if it has one; arms that only draw differently share it."""
+    run_dir: Path, config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], arm: ResolvedArm, combination: str, fit: int,
+    rounds: int | None = None,
+) -> Path:  # fmt: skip
+    """Where the adapter that draws an arm's pictures lies, that of its last refit if it has some; with `rounds` the one that so many
+    leave. Arms that only draw differently share it, and refits that go on for longer share the rounds that they have in common."""
     if not arm.refit:
         return fit_folder(run_dir, arm, combination, fit)
     start = arms[arm.refit.of]
     prompts = list(training_prompts(config, combination))
     drawn = without_later(asdict(start.options.sampling))
-    decided = [without_later(asdict(arm.refit)), drawn, config.score.model_dump(mode="json"), prompts]
+    refit = without_later(asdict(replace(arm.refit, rounds=rounds or arm.refit.rounds)), LATER_IN_REFITS)
+    decided = [refit, drawn, config.score.model_dump(mode="json"), prompts]
     before = fit_folder(run_dir, start, combination, fit)
     return before.with_name(f"{before.name}-refit-{digest(decided)}")
 
@@ -166,48 +166,6 @@ def first_fits(
     return list(jobs.values())
 
 
-def refits(
-    config: BenchmarkConfig, run_dir: Path, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
-    starts: Mapping[tuple[str, str, int], Adapter], kept: Mapping[tuple[str, str, int], Chosen],
-) -> list[FitJob]:  # fmt: skip
-    """One job for each refit; `starts` and `kept` by (arm, combination, fit). Where nothing was kept there is none."""
-    jobs: dict[Path, FitJob] = {}
-    for arm, combination, fit in product(arms.values(), combinations, range(config.fits)):
-        if not arm.refit or not kept[arm.label, combination.key, fit]:
-            continue
-        folder = adapter_folder(run_dir, config, arms, arm, combination.key, fit)
-        retraining = arm.refit.retraining
-        job = FitJob(
-            label=f"{arm.label} {combination.key} {fit}", combination=arm.options.view(combination), method=arm.method,
-            hyperparameters={},
-            backbone=located(config.models.backbone), precision=config.precision, out_dir=str(folder),
-            seed=fit_seed(config.seed, combination.key, fit), steps=retraining.steps,
-            start=starts[arm.refit.of, combination.key, fit], kept=kept[arm.label, combination.key, fit], retraining=retraining,
-            run_dir=str(pool_dir(run_dir)),
-        )  # fmt: skip
-        jobs.setdefault(folder, job)
-    return list(jobs.values())
-
-
-def pool_dir(run_dir: Path) -> Path:
-    """The tables of the candidates that refits choose from, apart from the pictures that are reported."""
-    return run_dir / "pool"
-
-
-def pool_chunks(
-    config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
-    adapters: Mapping[tuple[str, str, int], Adapter],
-) -> list[plan.Chunk]:  # fmt: skip
-    """The chunks of every pool: each arm that is refitted draws one for each combination and fit."""
-    pools = {arm.refit.of: arm.refit.pool for arm in arms.values() if arm.refit}
-    chunks = []
-    for (label, count), combination in product(pools.items(), combinations):
-        bare = replace(arms[label].options.view(combination), prompts=())
-        named = prompts.fill_prompts(bare, training_prompts(config, combination.key))
-        chunks += _chunks(config, label, named, adapters, config.seed + POOL_SEED, count)
-    return chunks
-
-
 def evaluation_chunks(
     config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combinations: Sequence[Combination],
     adapters: Mapping[tuple[str, str, int], Adapter],
@@ -217,21 +175,22 @@ def evaluation_chunks(
     for arm, combination in product(arms.values(), combinations):
         templates = evaluation_prompts(config, combination.key)
         named = prompts.fill_prompts(arm.options.view(combination), templates)
-        chunks += _chunks(config, arm.label, named, adapters, config.seed, config.images * len(templates))
+        found = [adapters[cell] for fit in range(config.fits) if (cell := (arm.label, combination.key, fit)) in adapters]
+        chunks += chunks_of(config, arm.label, named, found, config.seed, config.images * len(templates))
     return chunks
 
 
-def _chunks(
-    config: BenchmarkConfig, label: str, named: Combination, adapters: Mapping[tuple[str, str, int], Adapter], seed: int, count: int
+def chunks_of(
+    config: BenchmarkConfig, label: str, named: Combination, adapters: Sequence[Adapter], seed: int, count: int, round: int = 0
 ) -> list[plan.Chunk]:
-    """The chunks of `count` candidates of each adapter that an arm has for a combination with its prompts filled in."""
-    found = [adapters.get((label, named.key, fit)) for fit in range(config.fits)]
-    distinct = {adapter.sha256: adapter for adapter in found if adapter is not None}
+    """The chunks of `count` candidates that each adapter, once if it is given twice, draws under a label, for a combination with its
+    prompts filled in."""
+    distinct = {adapter.sha256: adapter for adapter in adapters}
     return [
         chunk
         for adapter in distinct.values()
         for chunk in plan.plan_round(
-            run=config.name, run_seed=seed, method=label, combination=named, adapter=adapter, round=0, candidates=count,
+            run=config.name, run_seed=seed, method=label, combination=named, adapter=adapter, round=round, candidates=count,
             watched_images=0, batch=config.sampling.batch,
         )
     ]  # fmt: skip

@@ -91,9 +91,10 @@ def method_values(place: str, name: str, hyperparameters: Mapping[str, Any], sam
 SINGLES = "_subjects"
 
 
-def fit_seed(run_seed: int, combination: str, round: int) -> int:
-    """The seed of the fit that makes the adapter of `round`."""
-    name = json.dumps([run_seed, combination, "fit", round])
+def fit_seed(run_seed: int, combination: str, *numbers: int) -> int:
+    """The seed of one of a combination's fits, told from the others by its numbers: a run's by the round of its adapter, a benchmark's
+    by the fit and, from the second refit on, its round."""
+    name = json.dumps([run_seed, combination, "fit", *numbers])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 

@@ -18,7 +18,7 @@ ROOMS = (
     ("plan",),
     ("workers",),
     ("prepare",),
-    ("arms", "assignments", "benchmark", "carry_out", "class_priors", "phases", "ready", "rounds"),
+    ("arms", "assignments", "benchmark", "carry_out", "class_priors", "phases", "ready", "refits", "rounds"),
     ("cost", "check"),
     ("report",),
 )  # fmt: skip

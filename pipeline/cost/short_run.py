@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from mudi.prior_folder import find_batch
-from pipeline.arms import pool_dir
 from pipeline.carry_out import carry_out, phases_of
 from pipeline.class_priors import needs_of
 from pipeline.cost import calibration
@@ -19,6 +18,7 @@ from pipeline.cost.count import workload_of
 from pipeline.cost.forecast import Measured, measure, rates_of
 from pipeline.phases import Choice, Priors, listed, unjudged
 from pipeline.ready import Config, Ready, open_folder, ready
+from pipeline.refits import pool_dir
 from pipeline.settings.benchmark_config import DRAWN_WITH, BenchmarkConfig
 from pipeline.settings.prompt_file import evaluation_prompts, templates_of, training_prompts
 from pipeline.tables import store
@@ -99,7 +99,7 @@ def _of_benchmark(run: Ready, key: str, steps: int, pictures: int) -> dict[str, 
     for label, arm in config.methods.items():
         values[f"methods.{label}.sampling.steps"] = steps
         if arm.refit:
-            values |= {f"methods.{label}.refit.{name}": n for name, n in (("steps", steps), ("pool", pictures), ("keep", 1))}
+            values |= {f"methods.{label}.refit.{name}": n for name, n in (("rounds", 1), ("steps", steps), ("pool", pictures), ("keep", 1))}
         elif arm.method or arm.hyperparameters:
             values |= {f"methods.{label}.{name}": value for name, value in run.methods[label].shortened(steps).items()}
     return values

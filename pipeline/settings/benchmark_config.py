@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_serializer, model_validator, with_
 
 from mudi.options import RetrainSettings
 from pipeline.settings.config import NOT_DECIDING, Models, RunConfig, RunFile, load_run, workers_of
-from pipeline.settings.later import without_later
+from pipeline.settings.later import LATER_IN_REFITS, without_later
 from pipeline.settings.run_file import read_source, validated
 from pipeline.settings.sampling_keys import BatchedSampling, own_sampling
 from pipeline.settings.strict import Amount, Count, Settings, Text
@@ -30,20 +30,22 @@ PLAIN = {"negative_prompt": None, "gamma": 0.0}
 @with_config(Settings.model_config)
 @dataclass(frozen=True, kw_only=True)
 class Refit(RetrainSettings):
-    """One self-training round on top of an arm."""
+    """Self-training rounds on top of an arm."""
 
     of: Label
-    """The arm whose adapters are refitted; its `sampling` draws the pool."""
+    """The arm whose adapters are refitted; its `sampling` draws the pools."""
+    rounds: Count = 1
+    """Rounds, each on a fresh pool drawn with the adapter of the round before."""
     pool: Count = 200
-    """Candidates drawn for each combination and fit, from `training_prompts`."""
+    """Candidates drawn for each round, combination and fit, from `training_prompts`."""
     keep: Count = 50
-    """How many of them train the refit."""
+    """How many of them train the refit of the round."""
     select: Literal["top", "random"] = "top"
     """The highest by `score.select_by`, or as many at random, zeros included: what selection is measured against."""
 
     @property
     def retraining(self) -> RetrainSettings:
-        """How the round is fitted."""
+        """How a round is fitted."""
         return RetrainSettings(**{field.name: getattr(self, field.name) for field in fields(RetrainSettings)})
 
 
@@ -59,11 +61,11 @@ class Arm(Settings):
     sampling: dict[str, Any] = Field(default_factory=dict)
     """Keys of `sampling` that differ for this arm."""
     refit: Refit | None = None
-    """One self-training round on top of another arm's adapters. Needs `like` to be absent: all is as in `refit.of`."""
+    """Self-training rounds on top of another arm's adapters. Needs `like` to be absent: all is as in `refit.of`."""
 
     @field_serializer("refit")
     def _stored_refit(self, refit: Refit | None) -> dict[str, Any] | None:
-        return None if refit is None else without_later(asdict(refit))
+        return None if refit is None else without_later(asdict(refit), LATER_IN_REFITS)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

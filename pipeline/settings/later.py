@@ -8,8 +8,11 @@ LATER = {
     "objective": "filtered", "beta": None, "reward_clip": 1.0, "error_in": "prediction", "pair_margin": 0.0, "noise_from": 0,
     "per_prompt": False, "pool_sampling": {}, "watched_rounds": "all",
 }  # fmt: skip
+# A run file has had keys of these names from its first hash on.
+LATER_IN_REFITS = {**LATER, "rounds": 1}
 
 
-def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys and values of a run file, `sampling`, `score`, `retrain` or a refit that run.json holds and hashes are made of."""
-    return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
+def without_later(values: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:
+    """The keys and values of a run file, `sampling`, `score`, `retrain` or, with LATER_IN_REFITS, a refit that run.json holds and
+    hashes are made of."""
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}

@@ -2,15 +2,13 @@
 
 import shutil
 
-import numpy as np
 import pytest
 from running import carried_out, opened, quiet
 
 from mudi.metrics import METRICS
 from mudi.records import Candidate, CandidateKey, ScoredCandidate
-from pipeline import arms
-from pipeline.benchmark import choose
-from pipeline.settings.benchmark_config import Refit, load_benchmark
+from pipeline import refits
+from pipeline.settings.benchmark_config import load_benchmark
 from pipeline.tables import store
 from pipeline.workers.judge import Judge, JudgeSettings, judge
 from pipeline.workers.loaded import Loaded
@@ -86,7 +84,7 @@ def test_fits_say_who_made_what(finished):
 
 @pytest.mark.slow
 def test_pools_and_reported_pictures_share_no_seed(finished):
-    pool = store.read(arms.pool_dir(finished[1]), "candidates").to_pandas()
+    pool = store.read(refits.pool_dir(finished[1]), "candidates").to_pandas()
     assert len(pool) == 8
     assert not set(pool["seed"]) & set(rows(finished[1], "candidates")["seed"])
 
@@ -147,14 +145,6 @@ def test_missing_models_and_unknown_metrics_are_refused_before_anything_is_writt
         with pytest.raises(ValueError, match=message):
             run(load(tmp_path, override))
     assert not (tmp_path / "runs").exists()
-
-
-def test_random_selection_takes_zeros_and_top_does_not():
-    """Of four scored and one unscored candidate, top 3 finds two positive ones, random 4 all that have a score."""
-    pool = [(name, "prompt", value) for name, value in zip("abcde", [0.0, 0.5, None, 0.2, 0.0], strict=True)]
-    rng = np.random.default_rng(0)
-    assert [name for name, _, _ in choose(Refit(of="x", keep=3), pool, rng)] == ["b", "d"]
-    assert [name for name, _, _ in choose(Refit(of="x", keep=4, select="random"), pool, rng)] == ["a", "b", "d", "e"]
 
 
 @pytest.mark.slow
