@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mudi.methods import METHODS
 from mudi.methods.keys import default_keys, in_place_of, overlaid, with_defaults
+from mudi.options import errors_at
 from mudi.personalization import Personalization
 from mudi.records import Adapter, Combination
 from mudi.text import prompts
@@ -25,13 +26,22 @@ from pipeline.workers.fit_job import FitJob
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How the candidates of a refit are drawn: by the method of the arm below, under that arm's label where it draws alike."""
+
+    label: str
+    method: Personalization
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResolvedArm:
-    """An arm with everything that it inherits: the method's name, its values, and the refit on top if there is one."""
+    """An arm with everything that it inherits: the method's name, its values, and the refit on top, with its pools, if there is one."""
 
     label: str
     method: str
     values: Mapping
     refit: Refit | None
+    pool: Pool | None
 
     @cached_property
     def options(self) -> Personalization:
@@ -76,18 +86,32 @@ def resolve(config: BenchmarkConfig) -> dict[str, ResolvedArm]:
         chosen = _with_defaults(config, method, inherited, arm.hyperparameters)
         sampling = checked_sampling(f"methods.{label}.sampling", {**drawn, **arm.sampling})
         values = method_values(f"methods.{label}", method, chosen, sampling, config.models)
-        resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=arm.refit or (source.refit if arm.like else None))
+        if arm.refit:
+            refit, pool = arm.refit, _pool(label, arm.refit, source)
+        else:
+            refit, pool = (source.refit, source.pool) if source else (None, None)
+        resolved[label] = ResolvedArm(label=label, method=method, values=values, refit=refit, pool=pool)
         return resolved[label]
 
     for label in config.methods:
         settle(label)
-    pools = {arm.refit.of: arm.refit.pool for arm in resolved.values() if arm.refit}
+    sizes = {arm.pool.label: arm.refit.pool for arm in resolved.values() if arm.pool}
     for label, arm in resolved.items():
-        if arm.refit and arm.refit.pool != pools[arm.refit.of]:
+        if arm.pool and arm.refit.pool != sizes[arm.pool.label]:
             raise ValueError(
                 f"methods.{label}: refit.pool {arm.refit.pool} differs from that of another refit of {arm.refit.of}; give one size"
             )
     return resolved
+
+
+def _pool(label: str, refit: Refit, start: ResolvedArm) -> Pool:
+    drawn = start.options.sampling
+    sampling = checked_sampling(f"methods.{label}.refit.sampling", {**vars(drawn), **refit.sampling})
+    with errors_at(f"methods.{label}.refit."):
+        method = replace(start.options, sampling=sampling)
+    # No arm has a label with a hyphen.
+    name = refit.of if sampling == drawn else f"{refit.of}-pool-{digest(without_later(asdict(sampling)))}"
+    return Pool(label=name, method=method)
 
 
 def _check_defaults(config: BenchmarkConfig) -> None:
@@ -116,6 +140,8 @@ def with_prompts(config: BenchmarkConfig, arms: Mapping[str, ResolvedArm], combi
         require(f"methods.{arm.label}", arm.options, combination, config.models.backbone)
         drawn = [*templates, *(training_prompts(config, combination.key) if arm.label in pools else ())]
         _require_filled(f"methods.{arm.label}", arm.options, combination, drawn)
+        if arm.refit and arm.refit.sampling:
+            require(f"methods.{arm.label}.refit", arm.pool.method, combination, config.models.backbone)
     return named
 
 
@@ -142,8 +168,9 @@ def adapter_folder(
         return fit_folder(run_dir, arm, combination, fit)
     start = arms[arm.refit.of]
     prompts = list(training_prompts(config, combination))
-    drawn = without_later(asdict(start.options.sampling))
-    refit = without_later(asdict(replace(arm.refit, rounds=rounds or arm.refit.rounds)), LATER_IN_REFITS)
+    # All of how pools are drawn, so the keys that differ need not be told as well.
+    drawn = without_later(asdict(arm.pool.method.sampling))
+    refit = without_later(asdict(replace(arm.refit, rounds=rounds or arm.refit.rounds, sampling={})), LATER_IN_REFITS)
     decided = [refit, drawn, config.score.model_dump(mode="json"), prompts]
     before = fit_folder(run_dir, start, combination, fit)
     return before.with_name(f"{before.name}-refit-{digest(decided)}")

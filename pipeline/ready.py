@@ -82,7 +82,7 @@ def ready(config: Config, refuse: Refuse = stop, loaded: Sequence[Combination] |
     arms = ask(benchmark_arms.resolve, config) if isinstance(config, BenchmarkConfig) else {}
     methods = ask(_methods, config, arms) if arms is not None else None
     if methods is not None:
-        ask(check_levels, config.models.backbone, _samplings(config, methods))
+        ask(check_levels, config.models.backbone, _samplings(config, methods, arms))
     drawn_otherwise = ask(assignments.pool_method, config) if methods is not None and isinstance(config, RunConfig) else None
     pool = {} if drawn_otherwise is None else {drawn_otherwise.name: drawn_otherwise}
     if drawn_otherwise is not None:
@@ -114,14 +114,16 @@ def open_folder(run: Ready) -> Path:
 
 def _methods(config: Config, arms: Mapping[str, ResolvedArm]) -> dict[str, Personalization]:
     if isinstance(config, BenchmarkConfig):
-        return {label: arm.options for label, arm in arms.items()}
+        pools = {arm.pool.label: arm.pool.method for arm in arms.values() if arm.pool}
+        return {label: arm.options for label, arm in arms.items()} | pools
     return {config.method.name: assignments.method_of(config)}
 
 
-def _samplings(config: Config, methods: Mapping[str, Personalization]) -> dict[str, Any]:
-    """How each method draws, by its place in the file."""
+def _samplings(config: Config, methods: Mapping[str, Personalization], arms: Mapping[str, ResolvedArm]) -> dict[str, Any]:
+    """How each method draws, and the pools of refits are drawn, by its place in the file."""
     if isinstance(config, BenchmarkConfig):
-        return {f"methods.{label}.sampling": method.sampling for label, method in methods.items()}
+        pools = {f"methods.{label}.refit.sampling": arm.pool.method.sampling for label, arm in arms.items() if arm.pool}
+        return {f"methods.{label}.sampling": arm.options.sampling for label, arm in arms.items()} | pools
     return {"sampling": methods[config.method.name].sampling}
 
 

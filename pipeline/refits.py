@@ -66,21 +66,20 @@ def folder_after(ready: Ready, cell: Cell, round: int) -> Path:
 
 
 def pool(ready: Ready, before: Mapping[Cell, Adapter], round: int) -> Draws:
-    """A round's pools, one for each adapter `before` it, drawn as the arm below draws."""
+    """A round's pools, one for each adapter `before` it and way of drawing."""
     tables = pool_dir(ready.run_dir)
     settings = draw_settings(ready.config, tables, ready.combinations, ready.methods)
     return Draws(name=name_in(round, "pool"), run_dir=tables, chunks=tuple(_chunks(ready, before, round)), settings=settings)
 
 
 def _chunks(ready: Ready, before: Mapping[Cell, Adapter], round: int) -> list[Chunk]:
-    config, refits = ready.config, {label: ready.arms[label].refit for label, _, _ in before}
-    pools = {refit.of: refit.pool for refit in refits.values()}
-    chunks = []
-    for (of, count), combination in product(pools.items(), ready.combinations):
-        bare = replace(ready.arms[of].options.view(combination), prompts=())
+    config, arms, chunks = ready.config, ready.arms, []
+    pools = {arms[label].pool.label: arms[label] for label, _, _ in before}
+    for (pool, arm), combination in product(pools.items(), ready.combinations):
+        bare = replace(arm.pool.method.view(combination), prompts=())
         named = prompts.fill_prompts(bare, training_prompts(config, combination.key))
-        adapters = [adapter for (label, key, _), adapter in before.items() if (refits[label].of, key) == (of, combination.key)]
-        chunks += planning.chunks_of(config, of, named, adapters, config.seed + POOL_SEED, count, round)
+        adapters = [found for (label, key, _), found in before.items() if (arms[label].pool.label, key) == (pool, combination.key)]
+        chunks += planning.chunks_of(config, pool, named, adapters, config.seed + POOL_SEED, arm.refit.pool, round)
     return chunks
 
 
@@ -110,15 +109,15 @@ def _select(ready: Ready, before: Mapping[Cell, Adapter], round: int) -> dict[Ce
     rows = store.read(tables, "candidates", round, columns).to_pylist()
     kept = {}
     for (label, combination, fit), adapter in before.items():
-        refit = ready.arms[label].refit
+        arm = ready.arms[label]
         mine = sorted(
             (row["candidate_id"], row["prompt"], values.get(row["candidate_id"]))
             for row in rows
-            if (row["method"], row["combination"], row["adapter_sha256"]) == (refit.of, combination, adapter.sha256)
+            if (row["method"], row["combination"], row["adapter_sha256"]) == (arm.pool.label, combination, adapter.sha256)
         )
         # Numpy fills the numbers of a seed up with zeros, so a first round's are those of (seed, fit).
         rng = np.random.default_rng((config.seed, fit, round))
-        kept[label, combination, fit] = choose(refit, mine, rng, config.score.per_prompt)
+        kept[label, combination, fit] = choose(arm.refit, mine, rng, config.score.per_prompt)
     return kept
 
 

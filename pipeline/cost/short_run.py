@@ -100,6 +100,7 @@ def _of_benchmark(run: Ready, key: str, steps: int, pictures: int) -> dict[str, 
         values[f"methods.{label}.sampling.steps"] = steps
         if arm.refit:
             values |= {f"methods.{label}.refit.{name}": n for name, n in (("rounds", 1), ("steps", steps), ("pool", pictures), ("keep", 1))}
+            values |= {f"methods.{label}.refit.sampling.steps": steps} if "steps" in arm.refit.sampling else {}
         elif arm.method or arm.hyperparameters:
             values |= {f"methods.{label}.{name}": value for name, value in run.methods[label].shortened(steps).items()}
     return values

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,9 +33,11 @@ class Refit(RetrainSettings):
     """Self-training rounds on top of an arm."""
 
     of: Label
-    """The arm whose adapters are refitted; its `sampling` draws the pools."""
+    """The arm whose adapters are refitted; its `sampling` draws the pools, but for what `sampling` here says."""
     rounds: Count = 1
     """Rounds, each on a fresh pool drawn with the adapter of the round before."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """Keys of `sampling` that differ for pools."""
     pool: Count = 200
     """Candidates drawn for each round, combination and fit, from `training_prompts`."""
     keep: Count = 50
@@ -46,7 +48,7 @@ class Refit(RetrainSettings):
     @property
     def retraining(self) -> RetrainSettings:
         """How a round is fitted."""
-        return RetrainSettings(**{field.name: getattr(self, field.name) for field in fields(RetrainSettings)})
+        return RetrainSettings(**{of.name: getattr(self, of.name) for of in fields(RetrainSettings)})
 
 
 class Arm(Settings):

@@ -9,7 +9,7 @@ LATER = {
     "per_prompt": False, "pool_sampling": {}, "watched_rounds": "all",
 }  # fmt: skip
 # A run file has had keys of these names from its first hash on.
-LATER_IN_REFITS = {**LATER, "rounds": 1}
+LATER_IN_REFITS = {**LATER, "rounds": 1, "sampling": {}}
 
 
 def without_later(values: Mapping[str, Any], later: Mapping[str, Any] = LATER) -> dict[str, Any]:

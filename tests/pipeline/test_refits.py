@@ -1,6 +1,7 @@
 """Rounds of a refit on the miniature in this process: what each starts from and draws, sharing, resuming, and what a plan says."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mudi.records import Adapter
 from pipeline import arms, refits
 from pipeline.carry_out import carry_out
 from pipeline.cost.count import total, workload_of
+from pipeline.cost.show import print_plan
 from pipeline.ready import ready
 from pipeline.settings.benchmark_config import Refit, load_benchmark
 from pipeline.tables import store
@@ -166,6 +168,49 @@ def test_rounds_that_keep_nothing_draw_anew_with_the_adapter_that_is_there(tmp_p
     nothing = [(event["round"], event["cell"][0]) for event in said if event["event"] == "nothing kept"]
     assert nothing == [(0, "twice"), (0, "unguided"), (1, "twice"), (1, "unguided")]
     carry_out(opened(config), must_not_work, quiet)
+
+
+UNGUIDED = f"  weak: {{refit: {{{REFIT}, sampling: {{guidance_scale: 1.0}}}}}}\n  drawn: {{like: weak, sampling: {{gamma: 0.5}}}}\n"
+
+
+@pytest.mark.slow
+def test_pools_that_are_drawn_otherwise_are_pools_of_their_own(tmp_path, capsys):
+    """The same noise twice, with guidance and without; arms that draw their pictures otherwise share either, and a plan has a row of
+    each."""
+    config = load(tmp_path, ONCE + UNGUIDED)
+    made = total(workload_of(ready(config)).tasks())
+    run(config)
+    pools = drawn(config)
+    labels = sorted(set(pools["method"]))
+    assert labels[0] == "mudi"
+    assert labels[1].startswith("mudi-pool-")
+    guided, weak = (pools[pools["method"] == label].set_index("seed")["image_sha256"] for label in labels)
+    assert sorted(guided.index) == sorted(weak.index)
+    assert not set(guided) & set(weak)
+    fits = store.read(ready(config).run_dir, "fits").to_pandas().set_index("method")
+    assert fits["adapter_sha256"]["weak"] == fits["adapter_sha256"]["drawn"] != fits["adapter_sha256"]["once"]
+    assert made["images"] == 4 + 4 + len(config.methods) == len(pools) + store.read(ready(config).run_dir, "candidates").num_rows
+    print_plan(ready(config), workload_of(ready(config)), [], None)
+    assert labels[1] in capsys.readouterr().out
+
+
+def test_a_pool_that_says_how_it_is_drawn_anyway_is_the_same_pool(tmp_path):
+    """One folder and one label; with a key that differs both differ, and the size is that pool's own."""
+    same, other = "sampling: {guidance_scale: 2.0}", "sampling: {guidance_scale: 1.0}, pool: 8"
+    text = f"  same: {{refit: {{{REFIT}, {same}}}}}\n  other: {{refit: {{{REFIT.replace('pool: 4, ', '')}, {other}}}}}\n"
+    asked = ready(load(tmp_path, ONCE + text))
+    folders = {label: refits.folder_after(asked, (label, PAIR, 0), 0) for label in ("once", "same", "other")}
+    assert folders["once"] == folders["same"] != folders["other"]
+    assert asked.arms["once"].pool.label == asked.arms["same"].pool.label == "mudi"
+    made = {("mudi", PAIR, 0): (adapter("own", 0),)}
+    chunks = refits.pool(asked, refits.starts(asked, made, 0), 0).chunks
+    assert Counter(key.method for chunk in chunks for key in chunk.keys) == {"mudi": 4, asked.arms["other"].pool.label: 8}
+
+
+def test_what_a_pool_needs_of_a_combination_is_asked_for(tmp_path):
+    text = f"  sized: {{refit: {{{REFIT}, sampling: {{scales: [0.5]}}}}}}\n"
+    with pytest.raises(ValueError, match=r"methods\.sized\.refit: sampling.scales has 1 numbers, two_dogs_tuning 2 subjects"):
+        ready(load(tmp_path, text))
 
 
 def adapter(name, round):

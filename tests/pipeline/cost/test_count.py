@@ -263,11 +263,12 @@ def test_a_fit_that_left_a_checkpoint_has_the_steps_after_it_left(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_benchmark_passes_as_many_rows_as_planned(tmp_path, rows_through_the_unet):
-    """Shared fits, a pool, a refit that keeps two at random, pictures and a metric: counted at the UNet, then nothing is left."""
+@pytest.mark.parametrize("overrides", [[], ["methods.refitted.refit.rounds=2", "methods.refitted.refit.sampling={guidance_scale: 1.0}"]])
+def test_a_benchmark_passes_as_many_rows_as_planned(tmp_path, rows_through_the_unet, overrides):
+    """Shared fits, pools, refits that keep two at random, pictures and a metric: counted at the UNet, then nothing is left."""
     path = tmp_path / "benchmark.yaml"
     path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))
-    config = load_benchmark(path, ["fits=1", "metrics=[detect_and_compare, whole_image]"])
+    config = load_benchmark(path, ["fits=1", "metrics=[detect_and_compare, whole_image]", *overrides])
     expected = left(config)
     carried_out(opened(config))
     assert rows_through_the_unet["backward"] == expected["backward"]

@@ -54,11 +54,13 @@ def test_short_runs_give_every_rate_that_the_plan_of_a_run_lacks(tmp_path):
 
 @pytest.mark.slow
 def test_short_runs_give_every_rate_that_the_plan_of_a_benchmark_lacks(tmp_path):
-    """Every arm once: a joint fit, fits of subjects with a merge and a refinement, a refit of a pool, and two further metrics."""
+    """Every arm once: a joint fit, fits of subjects with a merge and a refinement, two rounds on pools that are drawn without
+    guidance, and two further metrics."""
+    more = {"rounds": 2, "sampling": {"guidance_scale": 1.0, "steps": 4}}
     arms = {
         "mudi": {"method": "mudi"},
         "fused": {"method": "modular", "single": {"steps": 9}, "merge": {"name": "fusion"}, "refine": {"steps": 9, "sample_steps": 8}},
-        "refitted": {"refit": {"of": "mudi", "pool": 4, "keep": 2, "steps": 9, "batch": 2, "accumulation": 1}},
+        "refitted": {"refit": {"of": "mudi", "pool": 4, "keep": 2, "steps": 9, "batch": 2, "accumulation": 1, **more}},
     }
     path = tmp_path / "benchmark.yaml"
     path.write_text(FILE.replace("RUNS", str(tmp_path / "runs")))

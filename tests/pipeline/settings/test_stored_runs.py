@@ -44,11 +44,12 @@ def test_every_shipped_file_has_its_hash():
             "02ea7f6d8a3fdfe82c7850e6293c8b0ea2f75cec1c7529c921e24c0d74f4560c",
         ),
         ("retrain={kl_weight: 0, learning_rate: 1}", "4d1de4a4a52db2a0d8fa669023ac9edd7913d1d1e50e7a0ecf3be0965dab23ed"),
+        ("rounds=1", "8f54ec3521e411c135335dacadd4d85b76f0d4eea9f1f7cbe3e52305d506f150"),
         ("method={name: cones2}", "8548b8f3aec42c17967e3988eec9e23b9318ed272dc24899f0dfc086a8202390"),
     ],
 )
 def test_a_key_that_is_said_has_its_hash(override, sha256):
-    """Later keys, nested ones, whole numbers for fractions, and what the method says."""
+    """Later keys, one that is later in a refit alone, nested ones, whole numbers for fractions, and what the method says."""
     assert config_hash(load_run(CONFIGS / "miniature.yaml", [override])) == sha256
 
 
@@ -67,9 +68,14 @@ def test_a_stored_run_is_recognised(name, monkeypatch):
     assert hash_of(read) == stored["config_sha256"]
 
 
-def test_a_refit_keeps_its_folder():
-    """Its digits follow from the refit, the pool's sampling and prompts, and the score."""
-    config = load_benchmark(CONFIGS / "benchmark_miniature.yaml")
+@pytest.mark.parametrize("said", [[], ["methods.top.refit.rounds=1", "methods.top.refit.sampling={}"]])
+def test_a_refit_keeps_its_folder(said):
+    """Its digits follow from the refit, the pool's sampling and prompts, and the score; run.json holds the keys that it held."""
+    config = load_benchmark(CONFIGS / "benchmark_miniature.yaml", said)
     resolved = arms.resolve(config)
     folder = arms.adapter_folder(Path("run"), config, resolved, resolved["top"], "two_dogs_a", 0)
     assert folder.name == "mudi-26143ed9e42c-fit=0-refit-6efa060e169c"
+    assert config.model_dump(mode="json")["methods"]["top"]["refit"] == {
+        "of": "start", "select": "top", "pool": 80, "keep": 20, "steps": 80, "learning_rate": 5e-4, "batch": 6, "accumulation": 1,
+        "kl_weight": 1.0, "reference_share": 0.0,
+    }  # fmt: skip
