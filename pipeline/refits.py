@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
+from mudi.metrics import METRICS
 from mudi.records import Adapter
 from mudi.selection import rewards, select
 from mudi.text import prompts
 from pipeline import arms as planning
 from pipeline.arms import ResolvedArm
 from pipeline.assignments import draw_settings, fit_seed, located
-from pipeline.phases import Choice, Chosen, Draws, undrawn
+from pipeline.phases import Choice, Chosen, Draws, Judgements, undrawn
 from pipeline.plan import Chunk
-from pipeline.ready import Ready
-from pipeline.settings.benchmark_config import Refit
+from pipeline.ready import Ready, metric_weights
+from pipeline.settings.benchmark_config import DRAWN_WITH, Refit
+from pipeline.settings.config import Scoring
 from pipeline.settings.prompt_file import training_prompts
 from pipeline.tables import journal, store
 from pipeline.workers.fit_job import FitJob
@@ -83,6 +85,17 @@ def _chunks(ready: Ready, before: Mapping[Cell, Adapter], round: int) -> list[Ch
     return chunks
 
 
+def judgements(ready: Ready, pool: Draws, round: int) -> Judgements:
+    """The metrics of a round's pools that `score.select_by` names and drawing does not give."""
+    config = ready.config
+    wanted = [name for name in config.metrics if name != DRAWN_WITH and set(METRICS[name].NAMES) & set(config.score.weights)]
+    named = {c.key: prompts.fill_prompts(replace(c, prompts=()), training_prompts(config, c.key)) for c in ready.combinations}
+    return Judgements(
+        name=name_in(round, "pool metrics"), run_dir=pool.run_dir, chunks=pool.chunks,
+        metrics={name: metric_weights(config, name) for name in wanted}, combinations=named,
+    )  # fmt: skip
+
+
 def choice(ready: Ready, pool: Draws, before: Mapping[Cell, Adapter], round: int) -> Choice:
     """Select what trains a round's refits from its pools, if they are drawn; before that every refit is expected to find as many as it
     keeps."""
@@ -117,16 +130,18 @@ def _select(ready: Ready, before: Mapping[Cell, Adapter], round: int) -> dict[Ce
         )
         # Numpy fills the numbers of a seed up with zeros, so a first round's are those of (seed, fit).
         rng = np.random.default_rng((config.seed, fit, round))
-        kept[label, combination, fit] = choose(arm.refit, mine, rng, config.score.per_prompt)
+        kept[label, combination, fit] = choose(arm.refit, mine, rng, config.score)
     return kept
 
 
-def choose(refit: Refit, candidates: Sequence[tuple[str, str, float | None]], rng: np.random.Generator, per_prompt: bool = False) -> Chosen:
+def choose(refit: Refit, candidates: Sequence[tuple[str, str, float | None]], rng: np.random.Generator, score: Scoring) -> Chosen:
     """Which candidates of a pool (id, prompt, value) train a refit: those that its objective wants, or `keep` of those that have a
     score, zeros included, at random."""
     if refit.select == "top":
-        everything, margin = refit.learns_from_all, refit.pair_margin
-        return select(candidates, refit.keep, everything=everything, per_prompt=per_prompt, margin=margin)
+        return select(
+            candidates, refit.keep, everything=refit.learns_from_all, per_prompt=score.per_prompt, margin=refit.pair_margin,
+            zero_fails=score.zero_fails,
+        )  # fmt: skip
     scored = [candidate for candidate in candidates if candidate[2] is not None]
     return tuple(scored[i] for i in sorted(rng.permutation(len(scored))[: refit.keep]))
 

@@ -17,6 +17,7 @@ from pipeline.cost.count import total, workload_of
 from pipeline.cost.show import print_plan
 from pipeline.ready import ready
 from pipeline.settings.benchmark_config import Refit, load_benchmark
+from pipeline.settings.config import Scoring
 from pipeline.tables import store
 from pipeline.workers.fit_job import read_cost
 
@@ -174,6 +175,19 @@ UNGUIDED = f"  weak: {{refit: {{{REFIT}, sampling: {{guidance_scale: 1.0}}}}}}\n
 
 
 @pytest.mark.slow
+def test_a_score_that_drawing_does_not_give_selects_from_pools_too(tmp_path):
+    """The two kept of each round are the best of the four by `dnc_assigned_dreamsim`, which no other phase computes for pools."""
+    keys = ["metrics=[identity_matrix]", "score.select_by=dnc_assigned_dreamsim"]
+    config = load(tmp_path, TWICE.replace("random", "top"), *keys)
+    run(config)
+    scores = store.read(refits.pool_dir(ready(config).run_dir), "scores").to_pandas()
+    chosen = scores[scores["metric"] == "dnc_assigned_dreamsim"]
+    assert len(chosen) == 8
+    positive = chosen[chosen["value"] > 0].groupby("round").size().clip(upper=2)
+    assert [manifest["kept"] for manifest in manifests(config)[1:]] == positive.tolist()
+
+
+@pytest.mark.slow
 def test_pools_that_are_drawn_otherwise_are_pools_of_their_own(tmp_path, capsys):
     """The same noise twice, with guidance and without; arms that draw their pictures otherwise share either, and a plan has a row of
     each."""
@@ -240,5 +254,5 @@ def test_random_selection_takes_zeros_and_top_does_not():
     """Of four scored and one unscored candidate, top 3 finds two positive ones, random 4 all that have a score."""
     pool = [(name, "prompt", value) for name, value in zip("abcde", [0.0, 0.5, None, 0.2, 0.0], strict=True)]
     rng, top = np.random.default_rng(0), Refit(of="x", keep=3)
-    assert [name for name, _, _ in refits.choose(top, pool, rng)] == ["b", "d"]
-    assert [name for name, _, _ in refits.choose(replace(top, keep=4, select="random"), pool, rng)] == ["a", "b", "d", "e"]
+    assert [name for name, _, _ in refits.choose(top, pool, rng, Scoring())] == ["b", "d"]
+    assert [name for name, _, _ in refits.choose(replace(top, keep=4, select="random"), pool, rng, Scoring())] == ["a", "b", "d", "e"]
