@@ -17,7 +17,7 @@ from mudi.oracle import judge, load_oracle, verdict
 
 GUIDANCES = (1.5, 2.5, 4.0, 6.0)
 STEPS = 16
-LEAST, BOTH = 0.8, "both right"
+LEAST, BOTH = 0.7, "both right"
 
 
 def check_base(weights: Path, pairs: int = 40, pictures: int = 4) -> list[Gate]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers import BitImageProcessor, Owlv2ImageProcessor, Owlv2Processor
 
@@ -90,7 +91,6 @@ def export(work: Path, weights: Path, seed: int) -> None:
     vae, tokenizer = whitened_vae(work, corpus), build_tokenizer()
     second = {"text_encoder_2": two.text_encoder_2.to(STORED), "tokenizer_2": tokenizer, "add_watermarker": False}
     unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    # Complete in itself: the one-encoder family shares the autoencoder by holding a copy.
     families = ((StableDiffusionXLPipeline, two, fresh, second), (StableDiffusionPipeline, one, fresh / "one_encoder", unchecked))
     for pipeline, trained, folder, others in families:
         pipeline(
@@ -98,6 +98,10 @@ def export(work: Path, weights: Path, seed: int) -> None:
             scheduler=architectures.scheduler(), **others,
         ).save_pretrained(folder, safe_serialization=True)  # fmt: skip
         _without_origin(folder)
+    # The families share the autoencoder: one file, which both folders have.
+    shared = fresh / "one_encoder" / "vae" / SAFETENSORS_WEIGHTS_NAME
+    shared.unlink()
+    shared.symlink_to(Path("..") / ".." / "vae" / SAFETENSORS_WEIGHTS_NAME)
     _export_judges(work, fresh)
     _export_readers(work, fresh, corpus, seed)
     if (weights / "README.md").exists():

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from mudi.metrics import METRICS
 from mudi.text.prompts import WATCHED
 from pipeline.report.statistics import Estimate, show
 from pipeline.report.text import bare_table, wide_console
@@ -48,15 +49,28 @@ class RoundRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Further:
+    """A score of the run's further `metrics`, of watched images: its means in the first and the last round that drew them, and the change
+    between these, paired by prompt and seed."""
+
+    metric: str
+    first: float
+    last: float
+    change: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """`rounds` holds all combinations together first, then each one if there are several. watched: round -> the change of the watched
-    images since the first round, paired by prompt and seed. best: the round of the highest mean of watched images, of the score where
-    none are watched, and the folders of its adapters; None before anything is scored."""
+    images since the first round, paired by prompt and seed; further: of the other scores, from the first to the last. best: the round of
+    the highest mean of watched images, of the score where none are watched, and the folders of its adapters; None before anything is
+    scored."""
 
     name: str
     metric: str
     rounds: tuple[RoundRow, ...]
     watched: Mapping[int, Estimate]
+    further: tuple[Further, ...]
     best: int | None
     adapters: tuple[Path, ...]
 
@@ -90,7 +104,8 @@ def summarise(run_dir: Path, metric: str | None = None) -> Summary:
     best = int(judged.groupby("round")["value"].mean().idxmax()) if len(judged) else None
     adapters = () if best is None else tuple(_adapter(run_dir, key, best) for key in keys)
     return Summary(
-        name=facts["name"], metric=metric, rounds=tuple(rows), watched=_changes(watched), best=best, adapters=adapters
+        name=facts["name"], metric=metric, rounds=tuple(rows), watched=_changes(watched), further=_further(run_dir, config, metric),
+        best=best, adapters=adapters,
     )  # fmt: skip
 
 
@@ -151,6 +166,8 @@ def print_summary(run_dir: Path, metric: str | None = None, console: Console | N
     for round, change in summary.watched.items():
         pairs = f"{show(change, sign=True)} ({change.count} pairs)"
         console.print(f"watched images, round {round} minus round {summary.rounds[0].round}: {pairs}")
+    for further in summary.further:
+        console.print(f"watched images, {further.metric}: {show(further.first)} to {show(further.last)}, {show(further.change, sign=True)}")
     if summary.best is not None:
         by = "watched images" if summary.watched else "the score"
         console.print(f"best by {by}: round {summary.best}, drawn with {', '.join(map(str, summary.adapters))}", soft_wrap=True)
@@ -200,6 +217,20 @@ def _adapter(run_dir: Path, combination: str, round: int) -> Path:
     """The folder of the adapter that drew a round: the newest up to then, since a round that kept nothing trains none."""
     folders = [run_dir / "adapters" / combination / f"round={number}" for number in range(round, -1, -1)]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _further(run_dir: Path, config: Mapping, shown: str) -> tuple[Further, ...]:
+    """The scores of the run's further metrics, but the one that is `shown` in full, as far as watched images have them in two rounds."""
+    names = [score for name in config.get("metrics", ()) for score in METRICS[name].NAMES if score != shown]
+    stored = set(store.read(run_dir, "scores", columns=["metric"])["metric"].unique().to_pylist()) if names else set()
+    found = []
+    for name in [name for name in names if name in stored]:
+        frame = load_frame(run_dir, name)
+        watched = frame[frame["prompt_id"].str.startswith(WATCHED)].dropna(subset=["value"])
+        means = watched.groupby("round")["value"].mean()
+        if changes := _changes(watched):
+            found.append(Further(metric=name, first=means.iloc[0], last=means.iloc[-1], change=changes[max(changes)]))
+    return tuple(found)
 
 
 def _changes(watched: pd.DataFrame) -> dict[int, Estimate]:

@@ -144,7 +144,7 @@ class Pool:
                 self._take(reference, received)
 
     def _came_up(self, reference: ray.ObjectRef) -> None:
-        (member,) = [m for m in self.members if m.down is reference]
+        (member,) = [m for m in self.members if m.down == reference]
         member.down = None
         try:
             ray.get(reference)

@@ -81,6 +81,22 @@ def test_watched_images_are_compared_with_the_first_round_and_name_the_best(run_
     assert [folder.relative_to(run_dir).as_posix() for folder in summary.adapters] == ["adapters/toys/round=0"]
 
 
+def test_further_scores_of_watched_images_are_told_from_the_first_round_to_the_last(tmp_path):
+    """Oracle identities .2 and .4 become .5 and .9 in round 1: means .3 and .7, change .4. The candidates' have no part in it."""
+    path = tmp_path / "run.yaml"
+    keys = "metrics: [identity_oracle]\nrounds: 1\ncandidates: 1\nkeep: 1\nprompts: ['{subjects}']\n"
+    path.write_text(f"name: toys\nruns: {tmp_path}\ncombinations: [toys]\n{keys}")
+    run_dir = open_run(load_run(path))
+    for round, values in enumerate([(0.2, 0.4), (0.5, 0.9)]):
+        for prompt_id, judged in (("watch-00", values), ("p00", (0.0,))):
+            ids = store_round(run_dir, round, prompt_id, [1.0] * len(judged))
+            of_ids = {i: (Score(metric="oracle_identity", value=v, scorer="tiny"),) for i, v in zip(ids, judged, strict=True)}
+            store.write_scores(run_dir, f"toys-{prompt_id}", round, "identity_oracle", of_ids)
+    (further,) = summarise(run_dir).further
+    assert (further.metric, further.first, further.last) == ("oracle_identity", pytest.approx(0.3), pytest.approx(0.7))
+    assert further.change.mean == pytest.approx(0.4)
+
+
 def test_without_watched_images_the_score_names_the_best_round(run_dir):
     for round, value in enumerate([0.2, 0.6, 0.4]):
         store_round(run_dir, round, "p00", [value, value])
