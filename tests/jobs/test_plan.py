@@ -10,7 +10,7 @@ from running import opened
 from jobs.plan import plan
 from pipeline.settings.config import load_run
 
-FILE = ROOT / "jobs/configs/miniature.yaml"
+FILE = ROOT / "tests/data/miniature.yaml"
 
 
 def test_a_plan_loads_neither_torch_nor_ray(tmp_path):

@@ -12,7 +12,7 @@ from jobs import entry
 from jobs.selftrain import selftrain
 from pipeline.workers import cluster
 
-RUN_FILE = ROOT / "jobs" / "configs" / "miniature.yaml"
+RUN_FILE = ROOT / "tests" / "data" / "miniature.yaml"
 
 
 def refused(monkeypatch, capsys, *arguments):

@@ -192,7 +192,7 @@ def test_a_picture_starts_from_the_layout_that_was_given(miniature, placed):
 
 def test_a_run_file_asks_for_layouts_before_anything_is_made(tmp_path):
     """The refusal names the combination; a random layout, said or not, leaves the hash of a run as it was."""
-    file, benchmark = Path("jobs/configs/miniature.yaml"), Path("jobs/configs/benchmark_miniature.yaml")
+    file, benchmark = Path("tests/data/miniature.yaml"), Path("tests/data/benchmark_miniature.yaml")
     unsaid, said, given = (load_run(file, words) for words in ([], ["sampling.layout=random"], ["sampling.layout=given"]))
     assert config_hash(unsaid) == config_hash(said) != config_hash(given)
     assert "layout" not in unsaid.model_dump(mode="json")["sampling"]

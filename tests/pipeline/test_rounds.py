@@ -13,7 +13,7 @@ from pipeline.ready import ready
 from pipeline.settings.config import load_run
 from pipeline.tables import journal, store
 
-RUN_FILE = "jobs/configs/miniature.yaml"
+RUN_FILE = "tests/data/miniature.yaml"
 SMALL = (
     "method.objective=dco", "method.steps=6", "method.batch=2", "rounds=1", "candidates=6", "keep=2", "watched_images=1",
     "sampling.steps=4", "sampling.batch=3", "retrain.steps=4", "retrain.batch=2", "score.threshold=0.05",

@@ -89,11 +89,11 @@ def test_a_sentence_without_the_noun_is_refused_before_anything_is_loaded(tmp_pa
     """The dogs are a "pink dog" and an "orange dog": written out, a noun is one subject's alone, and "{}" is every subject's."""
     for sentences_given in (["a pink dog runs"], ["the {} sits", "a cat runs"]):
         method = f"method={{name: cones2, preserve_prompts: {json.dumps(sentences_given)}}}"
-        config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", method])
+        config = load_run(ROOT / "tests/data/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", method])
         with pytest.raises(ValueError, match=r"^method.preserve_prompts: '(a pink dog runs|a cat runs)' does not hold the class noun"):
             ready(config)
     method = "method={name: cones2, preserve_prompts: ['a {} runs'], descriptive_class: false}"
-    config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", method])
+    config = load_run(ROOT / "tests/data/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", method])
     assert ready(config).combinations
 
 

@@ -68,7 +68,7 @@ def test_the_manifest_tells_payload_format_and_model_together(backbone, tmp_path
 
 
 def test_rounds_of_self_training_are_refused_before_anything_is_fitted(tmp_path):
-    config = load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "method={name: cones2}", "rounds=1"])
+    config = load_run(ROOT / "tests/data/miniature.yaml", [f"runs={tmp_path}", "method={name: cones2}", "rounds=1"])
     with pytest.raises(ValueError, match="rounds = 1: cones2 leaves no LoRA for a refit to train; set rounds to 0"):
         ready(config)
 

@@ -115,7 +115,7 @@ def test_masks_are_asked_for_where_something_is_cut_out(two_dogs):
     style, run = load_combination(STYLE), [f"combinations=[{STYLE}]", "rounds=0", "sampling.gamma=0.0"]
 
     def named(method):
-        config = load_run(Path("jobs/configs/miniature.yaml"), [*run, f"method={method}"])
+        config = load_run(Path("tests/data/miniature.yaml"), [*run, f"method={method}"])
         return assignments.with_prompts(config, style)
 
     assert named("{name: mix_of_show, single: {masked_loss: false}}").prompts
@@ -129,15 +129,15 @@ def test_masks_are_asked_for_where_something_is_cut_out(two_dogs):
         two_dogs, subjects=tuple(replace(s, references=tuple(replace(r, mask_path=None) for r in s.references)) for s in two_dogs.subjects)
     )
     assert not MUDI_MODULAR.needs_masks
-    config = load_run(Path("jobs/configs/miniature.yaml"), ["rounds=0", "sampling.gamma=0.0", "method={name: mudi_modular}"])
+    config = load_run(Path("tests/data/miniature.yaml"), ["rounds=0", "sampling.gamma=0.0", "method={name: mudi_modular}"])
     assert assignments.with_prompts(config, bare).prompts
-    config = load_run(Path("jobs/configs/miniature.yaml"), ["rounds=0", "sampling.gamma=0.0", "method={name: mix_of_show}"])
+    config = load_run(Path("tests/data/miniature.yaml"), ["rounds=0", "sampling.gamma=0.0", "method={name: mix_of_show}"])
     with pytest.raises(ValueError, match="has no mask"):
         assignments.with_prompts(config, bare)
 
 
 def options_of(*overrides):
-    config = load_benchmark(Path("jobs/configs/benchmark_miniature.yaml"), overrides)
+    config = load_benchmark(Path("tests/data/benchmark_miniature.yaml"), overrides)
     return {label: arm.options for label, arm in arms.resolve(config).items()}
 
 

@@ -67,7 +67,7 @@ def test_words_that_take_nothing_from_a_subject_are_allowed(template):
 
 
 def run(tmp_path, *overrides):
-    return load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", *overrides])
+    return load_run(ROOT / "tests/data/miniature.yaml", [f"runs={tmp_path}", "rounds=0", "sampling.gamma=0.0", *overrides])
 
 
 @pytest.mark.parametrize("key", ["prompts", "watched_prompts"])

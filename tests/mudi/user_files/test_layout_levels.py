@@ -39,7 +39,7 @@ def test_a_run_that_cannot_work_is_one_line_and_leaves_nothing(monkeypatch, caps
     monkeypatch.setattr(models, "load", pytest.fail)
     monkeypatch.setattr(cluster, "connected", pytest.fail)
     settings = (f"runs={tmp_path}", override, "sampling.gamma=0")
-    arguments = ["jobs/configs/miniature.yaml", *(word for setting in settings for word in ("--set", setting))]
+    arguments = ["tests/data/miniature.yaml", *(word for setting in settings for word in ("--set", setting))]
     monkeypatch.setattr(sys, "argv", ["selftrain", *arguments])
     with pytest.raises(SystemExit) as stopped:
         entry.run(selftrain)

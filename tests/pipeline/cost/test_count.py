@@ -181,7 +181,7 @@ def test_the_papers_benchmark_is_counted_without_its_photos(tmp_path, capsys):
 
 def test_a_file_with_methods_is_a_benchmark():
     assert type(load_plan(Path("jobs/configs/benchmark_smoke.yaml"))).__name__ == "BenchmarkConfig"
-    assert type(load_plan(Path("jobs/configs/miniature.yaml"))).__name__ == "RunConfig"
+    assert type(load_plan(Path("tests/data/miniature.yaml"))).__name__ == "RunConfig"
     with pytest.raises(ValueError, match="no such run file"):
         load_plan(Path("none.yaml"))
 
@@ -280,9 +280,9 @@ def test_a_benchmark_passes_as_many_rows_as_planned(tmp_path, rows_through_the_u
 def test_a_plan_does_not_count_what_another_run_left_in_the_folder(tmp_path):
     """A start with other settings is refused, so a plan that called its pictures done would be wrong."""
     settings = ["combinations=[jobs/configs/miniature/two_dogs]", f"runs={tmp_path}"]
-    opened(load_run(Path("jobs/configs/miniature.yaml"), settings))
+    opened(load_run(Path("tests/data/miniature.yaml"), settings))
     with pytest.raises(ValueError, match="other settings"):
-        workload(load_run(Path("jobs/configs/miniature.yaml"), [*settings, "sampling.steps=3"]))
+        workload(load_run(Path("tests/data/miniature.yaml"), [*settings, "sampling.steps=3"]))
 
 
 def test_guidance_by_layout_is_counted_as_the_hook_counts_it(miniature, two_dogs, rows_through_the_unet):

@@ -19,7 +19,7 @@ NOTHING = Rate(low=0.0, high=0.0)
 def run_file(tmp_path, *overrides):
     """One worker on a machine of two cores, unless that is overridden."""
     settings = [f"runs={tmp_path}", "rounds=0", "watched_prompts=[]", "candidates=64", "cluster.cpus=2", "cluster.workers.count=1"]
-    return load_run(Path("jobs/configs/miniature.yaml"), [*settings, *overrides])
+    return load_run(Path("tests/data/miniature.yaml"), [*settings, *overrides])
 
 
 def workload(config):

@@ -57,7 +57,7 @@ def test_a_plan_counts_shared_subjects_once_and_knows_their_files(tmp_path):
         shutil.copytree(DOGS, tmp_path / name)
     method = "method={name: cones2, tuning: direct, steps: 2, descriptive_class: false}"
     folders = f"combinations=[{tmp_path / 'one'},{tmp_path / 'other'}]"
-    run = ready(load_run(ROOT / "jobs/configs/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"]))
+    run = ready(load_run(ROOT / "tests/data/miniature.yaml", [f"runs={tmp_path / 'runs'}", folders, method, "rounds=0"]))
     counts = total(workload_of(run).tasks())
     assert (counts["fits"], counts["steps"], counts["backward"]) == (2, 4, 4)
     assert run.combinations[0].prompts[0].text == "a photo of a dog and a dog on the grass"

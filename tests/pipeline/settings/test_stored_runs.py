@@ -10,18 +10,19 @@ from pipeline import arms
 from pipeline.settings.benchmark_config import BenchmarkConfig, benchmark_hash, drawing, load_benchmark, load_plan
 from pipeline.settings.config import RunConfig, config_hash, deciding, load_run
 
-CONFIGS = ROOT / "jobs" / "configs"
+CONFIGS, DATA = ROOT / "jobs" / "configs", ROOT / "tests" / "data"
 # Of the files in CONFIGS on workers of one thread without a GPU: a run of one of them is in somebody's folder under this hash.
 HASHES = {
     "benchmark_composition.yaml": "a420f6a44b752fabe61456aa775a68afbf36e3bcca8175f011fc25bb264e695c",
     "benchmark_composition_tuning.yaml": "404bda6a5c9767751bc5cd77a40a82b512e0256d0079eecdf863df7f98b73a6e",
     "benchmark_mcp.yaml": "67797e642259b189c73e790b0f4f521f86650edb983d42afb087baa5a8fd778b",
     "benchmark_mcp_miniature.yaml": "7dbdd181afd56ce938c32d9045e2ffb607a9c88935d54fe5314ada97afabaf9c",
-    "benchmark_miniature.yaml": "df4d228819780ea6d58904e2c08239dc4c35e24e4b734a122e532d6828625d06",
+    "benchmark_miniature.yaml": "c2a116277c09f2fbc1f9a42518ca0f15390ffd5bbc24f66f8d276986f3cf52c2",
     "benchmark_mudi.yaml": "1b828b83130ffbb48393d736d37cf5ef0e45052b7d18d007d8c04cc3bff9e072",
     "benchmark_smoke.yaml": "8ad0a939fdbf3355ee34a1aaf8d99be0ed2c2af94d9685260149bab704c67cf6",
-    "benchmark_tuning.yaml": "944e87da16be002b84965169bcddf8ec806454ec0bc0872b64c8786703bd7849",
-    "miniature.yaml": "c4fde38b6b73bf557eb1a99bca4924dfea4ee5ee0a82830faeb5121fdfd4935a",
+    "benchmark_tuning.yaml": "0262d713b38f9012b57c47e4016332d0fc9aaccf895f5475373eb4671eddd5c3",
+    "benchmark_tuning_rounds.yaml": "0262d713b38f9012b57c47e4016332d0fc9aaccf895f5475373eb4671eddd5c3",
+    "miniature.yaml": "1c3bfea4058417689bd8a2ac11380b088fc619f0ac29e4e89e998327ca0449bd",
     "sdxl.yaml": "d666a6d011351b1de30c3ec5ceefd75f8a3642e8d879c98d73b26889cf1edf3f",
 }
 
@@ -50,14 +51,14 @@ def test_every_shipped_file_has_its_hash():
 )
 def test_a_key_that_is_said_has_its_hash(override, sha256):
     """Later keys, one that is later in a refit alone, nested ones, whole numbers for fractions, and what the method says."""
-    assert config_hash(load_run(CONFIGS / "miniature.yaml", [override])) == sha256
+    assert config_hash(load_run(DATA / "miniature.yaml", [override])) == sha256
 
 
 @pytest.mark.parametrize("name", ["stored_selftrain.json", "stored_benchmark.json"])
 def test_a_stored_run_is_recognised(name, monkeypatch):
     """run.json, whose `overrides` made it from `file`."""
     monkeypatch.chdir(ROOT)
-    stored = json.loads((ROOT / "tests/data" / name).read_text())
+    stored = json.loads((DATA / name).read_text())
     config = load_plan(Path(stored["file"]), stored["overrides"])
     dump = config.model_dump(mode="json")
     fixed = deciding if isinstance(config, RunConfig) else drawing
@@ -71,7 +72,7 @@ def test_a_stored_run_is_recognised(name, monkeypatch):
 @pytest.mark.parametrize("said", [[], ["methods.top.refit.rounds=1", "methods.top.refit.sampling={}"]])
 def test_a_refit_keeps_its_folder(said):
     """Its digits follow from the refit, the pool's sampling and prompts, and the score; run.json holds the keys that it held."""
-    config = load_benchmark(CONFIGS / "benchmark_miniature.yaml", said)
+    config = load_benchmark(DATA / "benchmark_miniature.yaml", said)
     resolved = arms.resolve(config)
     folder = arms.adapter_folder(Path("run"), config, resolved, resolved["top"], "two_dogs_a", 0)
     assert folder.name == "mudi-26143ed9e42c-fit=0-refit-6efa060e169c"
