@@ -24,6 +24,8 @@ from pipeline.tables import run_folder as folders
 
 Config = RunConfig | BenchmarkConfig
 ORACLE = "identity_oracle"
+# What a key of `models` is called among the miniature's folders, where that differs.
+PARTS = {"segmenter": "sam"}
 Refuse = Callable[[ValueError], None]
 
 
@@ -187,7 +189,7 @@ def check_metrics(config: Config, combinations: Sequence[Combination], absent_ok
     for name in config.metrics:
         for key, weights in metric_weights(config, name).items():
             if isinstance(weights, str) and not absent_ok and not is_hub_id(weights):
-                find_folder(weights, key)
+                find_folder(weights, PARTS.get(key, key))
     usable = {key for metric in METRICS.values() for key in metric.MODELS}
     if unused := sorted(set(config.models.model_extra) - usable):
         raise ValueError(f"models.{unused[0]}: no metric uses such a model; keys beside the run's own are {', '.join(sorted(usable))}")

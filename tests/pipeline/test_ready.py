@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from running import opened
 
+from mudi.metrics import METRICS
 from pipeline.check.folder import check_run
-from pipeline.ready import ready
+from pipeline.ready import metric_weights, ready
 from pipeline.settings.benchmark_config import load_plan
 from tests.pipeline.test_benchmark import FILE
 from tests.pipeline.test_rounds import RUN_FILE
@@ -91,3 +92,13 @@ def test_a_check_goes_on_after_a_mistake(tmp_path):
 def test_what_no_metric_of_the_run_has_is_refused_of_both_kinds(tmp_path, overrides, said):
     for path in files(tmp_path).values():
         assert all(said in line for line in refusals(path, overrides).values())
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "detect_and_compare"])
+def test_every_metric_finds_the_miniature_s_models(tmp_path, name):
+    """Under the names that `models` has for them."""
+    models = {key: "miniature" for key in METRICS[name].MODELS if key not in ("embedders", "detector", "segmenter")}
+    overrides = [f"metrics=[{name}]", *(f"models.{key}={weights}" for key, weights in models.items())]
+    for path in files(tmp_path).values():
+        asked = ready(load_plan(path, overrides))
+        assert set(metric_weights(asked.config, name)) == set(METRICS[name].MODELS)
