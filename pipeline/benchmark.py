@@ -46,7 +46,8 @@ def phases(ready: Ready) -> Phases:
         before = refits.starts(ready, made, round)
         pool = refits.pool(ready, before, round)
         yield pool
-        yield refits.judgements(ready, pool, round)
+        if (judgements := refits.judgements(ready, pool, round)).metrics:
+            yield judgements
         kept = yield refits.choice(ready, pool, before, round)
         jobs = refits.jobs(ready, before, kept, round)
         refitted = yield Fits(name=refits.name_in(round, "refit"), jobs=jobs)

@@ -40,7 +40,8 @@ def phases(ready: Ready) -> Phases:
         final = journal.read_marker(run_dir, round, "publish") is not None
         settings = assignments.draw_settings(config, run_dir, combinations, ready.methods, ready.pool)
         busy = yield Draws(name=f"round {round} sweep", run_dir=run_dir, chunks=chunks, settings=settings, final=final)
-        yield Judgements(name=f"round {round} metrics", run_dir=run_dir, chunks=chunks, metrics=metrics, combinations=named)
+        if metrics:
+            yield Judgements(name=f"round {round} metrics", run_dir=run_dir, chunks=chunks, metrics=metrics, combinations=named)
         kept: Kept = yield _choice(ready, round, adapters, {"fit": seconds, **busy}, final)
         if round == config.rounds:
             return
