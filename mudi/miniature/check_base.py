@@ -3,6 +3,7 @@
 No method that starts from a base draws its subjects better than the base draws subjects that it is told, so this bounds them all.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,15 @@ def check_base(weights: Path, pairs: int = 40, pictures: int = 4) -> list[Gate]:
     return gates + base_gates(load(str(weights / "one_encoder")), MINIATURE_SD, weights, pairs, pictures)
 
 
-def base_gates(backbone: Backbone, label: str, weights: Path, pairs: int, pictures: int) -> list[Gate]:
+def base_gates(
+    backbone: Backbone, label: str, weights: Path, pairs: int, pictures: int, guidances: Sequence[float] = GUIDANCES
+) -> list[Gate]:
     """The shares of one family, the same noise for every guidance."""
     oracle, scenes = load_oracle(weights / "oracle", "cpu", "miniature"), held_out_pairs(np.random.default_rng(6), pairs)
     rows = [scene for scene in scenes for _ in range(pictures)]
     captions, gates = list(map(full_caption, rows)), []
     wanted = [[traits(oracle, identity) for identity in scene.identities] for scene in rows]
-    for guidance in GUIDANCES:
+    for guidance in guidances:
         images = draw_captions(backbone, captions, list(range(len(rows))), STEPS, guidance)
         verdicts = [verdict(reading, pair, None) for reading, pair in zip(judge(oracle, images), wanted, strict=True)]
         for name, key in ((BOTH, "success"), ("mean identity", "identity")):
