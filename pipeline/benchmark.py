@@ -16,9 +16,8 @@ from pipeline import arms as planning
 from pipeline import refits
 from pipeline.assignments import draw_settings
 from pipeline.phases import Choice, Draws, Fits, Judgements, Phases, Priors
-from pipeline.ready import Ready, metric_weights
+from pipeline.ready import Ready, further_metrics
 from pipeline.refits import Cell, Made
-from pipeline.settings.benchmark_config import DRAWN_WITH
 from pipeline.tables import store
 from pipeline.workers.fit_job import read_cost, subject_fits
 
@@ -59,7 +58,7 @@ def phases(ready: Ready) -> Phases:
     adapters = {cell: of_cell[-1] for cell, of_cell in made.items()}
     chunks = tuple(planning.evaluation_chunks(config, arms, combinations, adapters))
     yield Draws(name="pictures", run_dir=run_dir, chunks=chunks, settings=draw_settings(config, run_dir, combinations, ready.methods))
-    metrics = {name: metric_weights(config, name) for name in config.metrics if name != DRAWN_WITH}
+    metrics = further_metrics(config)
     yield Judgements(name="metrics", run_dir=run_dir, chunks=chunks, metrics=metrics, combinations={c.key: c for c in combinations})
 
 

@@ -210,6 +210,11 @@ def check_metrics(config: Config, combinations: Sequence[Combination], absent_ok
             raise ValueError(f"{said} is not computed by this run; choose from {', '.join(known)}")
 
 
+def further_metrics(config: Config) -> dict[str, dict]:
+    """Each metric that scores pictures after they are drawn, with its weights (`metric_weights`)."""
+    return {name: metric_weights(config, name) for name in config.metrics if name != DRAWN_WITH}
+
+
 def metric_weights(config: Config, name: str) -> dict:
     """The keyword arguments of a metric: the weights of the models that it names. ValueError if `models` lacks one."""
     if name not in METRICS:

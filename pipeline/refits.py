@@ -20,8 +20,8 @@ from pipeline.arms import ResolvedArm
 from pipeline.assignments import draw_settings, fit_seed, located
 from pipeline.phases import Choice, Chosen, Draws, Judgements, undrawn
 from pipeline.plan import Chunk
-from pipeline.ready import Ready, metric_weights
-from pipeline.settings.benchmark_config import DRAWN_WITH, Refit
+from pipeline.ready import Ready, further_metrics
+from pipeline.settings.benchmark_config import Refit
 from pipeline.settings.config import Scoring
 from pipeline.settings.prompt_file import training_prompts
 from pipeline.tables import journal, store
@@ -88,11 +88,10 @@ def _chunks(ready: Ready, before: Mapping[Cell, Adapter], round: int) -> list[Ch
 def judgements(ready: Ready, pool: Draws, round: int) -> Judgements:
     """The metrics of a round's pools that `score.select_by` names and drawing does not give."""
     config = ready.config
-    wanted = [name for name in config.metrics if name != DRAWN_WITH and set(METRICS[name].NAMES) & set(config.score.weights)]
+    wanted = {name: w for name, w in further_metrics(config).items() if set(METRICS[name].NAMES) & set(config.score.weights)}
     named = {c.key: prompts.fill_prompts(replace(c, prompts=()), training_prompts(config, c.key)) for c in ready.combinations}
     return Judgements(
-        name=name_in(round, "pool metrics"), run_dir=pool.run_dir, chunks=pool.chunks,
-        metrics={name: metric_weights(config, name) for name in wanted}, combinations=named,
+        name=name_in(round, "pool metrics"), run_dir=pool.run_dir, chunks=pool.chunks, metrics=wanted, combinations=named,
     )  # fmt: skip
 
 

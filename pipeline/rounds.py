@@ -12,8 +12,7 @@ from mudi.selection import rewards, select
 from mudi.text.prompts import WATCHED
 from pipeline import assignments
 from pipeline.phases import Choice, Chosen, Draws, Fits, Fitted, Judgements, Phases, Priors
-from pipeline.ready import Ready, metric_weights
-from pipeline.settings.benchmark_config import DRAWN_WITH
+from pipeline.ready import Ready, further_metrics
 from pipeline.tables import journal, store
 from pipeline.workers.fit_job import subject_fits
 
@@ -32,7 +31,7 @@ def phases(ready: Ready) -> Phases:
     jobs = yield Priors(jobs=tuple(assignments.first_fits(config, run_dir, combinations)))
     seconds = (yield Fits(name="fit", jobs=subject_fits(jobs))).seconds
     fitted: Fitted = yield Fits(name="fit", jobs=jobs)
-    metrics = {name: metric_weights(config, name) for name in config.metrics if name != DRAWN_WITH}
+    metrics = further_metrics(config)
     named = {combination.key: combination for combination in combinations}
     adapters, seconds = list(fitted.adapters), seconds + fitted.seconds
     for round in range(config.rounds + 1):
