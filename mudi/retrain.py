@@ -91,11 +91,14 @@ def drift(backbone: Backbone, combination: Combination, noise_from: int = 0) -> 
     source, squares = torch.Generator().manual_seed(0), []
     for timestep in DRIFT_TIMES:
         noise = torch.randn(latents.shape, generator=source).to(latents.device)
+        if timestep < noise_from:
+            squares.append(0.0)
+            continue
         signal = alphas_cumprod(backbone)[timestep]
         noisy = (signal.sqrt() * latents + (1 - signal).sqrt() * noise).to(backbone.dtype)
         predicted = []
         for name in (REFERENCE, TRAINED):
             adapters.activate(backbone.unet, name)
             predicted.append(predict(backbone, noisy, torch.tensor(timestep), condition))
-        squares.append(kl_penalty(predicted[1], predicted[0]).item() if timestep >= noise_from else 0.0)
+        squares.append(kl_penalty(predicted[1], predicted[0]).item())
     return float(np.mean(squares))

@@ -36,14 +36,21 @@ def select(
     by_id = {name: (name, prompt, value) for name, prompt, value in candidates}
     values = [value for _, _, value in candidates]
     ranked = [by_id[name] for name in select_top(list(by_id), values, max(1, len(by_id)), require_positive=zero_fails and not everything)]
+    ranks_of = list(places_by_prompt([prompt for _, prompt, _ in ranked]).values())
     if everything:
-        of_prompt: dict[str, list[float]] = {}
-        for _, prompt, value in ranked:
-            of_prompt.setdefault(prompt, []).append(value)
-        return tuple(ranked) if any(max(found) - min(found) > margin for found in of_prompt.values()) else ()
-    prompts = [prompt for _, prompt, _ in ranked]
-    turns = [(prompts[:rank].count(prompt) if per_prompt else 0, rank) for rank, prompt in enumerate(prompts)]
-    return tuple(ranked[rank] for rank in sorted(rank for _, rank in sorted(turns)[:keep]))
+        return tuple(ranked) if any(ranked[ranks[0]][2] - ranked[ranks[-1]][2] > margin for ranks in ranks_of) else ()
+    if per_prompt:
+        turns = sorted((turn, rank) for ranks in ranks_of for turn, rank in enumerate(ranks))
+        ranked = [ranked[rank] for rank in sorted(rank for _, rank in turns[:keep])]
+    return tuple(ranked[:keep])
+
+
+def places_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
+    """Prompt -> its places in `prompts`, in the order in which prompts come first."""
+    places: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(place)
+    return places
 
 
 def rewards(scores: Sequence[Mapping], weights: Mapping[str, float]) -> dict[str, float | None]:

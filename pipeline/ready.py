@@ -24,8 +24,8 @@ from pipeline.tables import run_folder as folders
 
 Config = RunConfig | BenchmarkConfig
 ORACLE = "identity_oracle"
-# What a key of `models` is called among the miniature's folders, where that differs.
-PARTS = {"segmenter": "sam"}
+# The miniature's folder of a key of `models`, where it has another name.
+PARTS = {"backbone": "", "segmenter": "sam"}
 Refuse = Callable[[ValueError], None]
 
 
@@ -169,18 +169,22 @@ def check_queries(config: Config) -> None:
 
 def check_models(config: Config) -> None:
     """Raise ValueError for a model name that means nothing or a folder that is not there; hub ids are left to the workers."""
-    names = {"": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
-    for part, name in {**names, **config.models.embedders.chosen}.items():
-        if not (is_hub_id(name) or (part == "" and RANDOM.fullmatch(name))):
-            find_folder(name, part)
+    for part, name in _weights(config).items():
+        if not (is_hub_id(name) or (part == "backbone" and RANDOM.fullmatch(name))):
+            find_folder(name, PARTS.get(part, part))
 
 
 def inputs_of(config: Config) -> dict[str, str]:
     """The photos of a run's combinations and the models behind its names, each with a digest of its contents."""
-    names = {"backbone": config.models.backbone, "detector": config.models.detector, "sam": config.models.segmenter}
-    names |= config.models.embedders.chosen
-    identities = {f"model {part}": weights_identity(name, "" if part == "backbone" else part) for part, name in names.items()}
+    folder = {part: PARTS.get(part, part) for part in _weights(config)}
+    identities = {f"model {folder[part] or part}": weights_identity(name, folder[part]) for part, name in _weights(config).items()}
     return {f"combination {folder.name}": folders.folder_sha256(folder) for folder in config.combinations} | identities
+
+
+def _weights(config: Config) -> dict[str, str]:
+    """Key of `models` -> weights, of the models that every run needs, embedders by their kinds."""
+    models = config.models
+    return {"backbone": models.backbone, "detector": models.detector, "segmenter": models.segmenter, **models.embedders.chosen}
 
 
 def check_metrics(config: Config, combinations: Sequence[Combination], absent_ok: bool = False) -> None:
@@ -208,6 +212,10 @@ def check_metrics(config: Config, combinations: Sequence[Combination], absent_ok
     for said, score in asked:
         if score not in known:
             raise ValueError(f"{said} is not computed by this run; choose from {', '.join(known)}")
+    for name in config.score.weights:
+        if not known[name]:
+            rising = ", ".join(score for score, higher in known.items() if higher and score not in METRICS[ORACLE].NAMES)
+            raise ValueError(f"score.select_by = {name!r}: lower is better of it, and the highest are kept; choose from {rising}")
 
 
 def further_metrics(config: Config) -> dict[str, dict]:

@@ -29,11 +29,3 @@ class Objective:
 def example(candidates: Sequence[Rewarded], index: int, **told: object) -> Example:
     """The candidate `index` as a row of training, known by its place, so that it goes through the autoencoder once."""
     return Example(candidates[index].image, candidates[index].prompt, key=f"kept-{index}", **told)
-
-
-def of_each_prompt(candidates: Sequence[Rewarded]) -> list[list[int]]:
-    """The places of the candidates of each prompt, prompts in the order in which they come first."""
-    places: dict[str, list[int]] = {}
-    for place, candidate in enumerate(candidates):
-        places.setdefault(candidate.prompt, []).append(place)
-    return list(places.values())

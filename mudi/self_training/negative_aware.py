@@ -21,7 +21,8 @@ from mudi.adapters import REFERENCE, TRAINED
 from mudi.fit import Example, Examples, Loss, Noised, Predict
 from mudi.objectives import kl_penalty, sample_errors
 from mudi.options import RetrainSettings
-from mudi.self_training.candidates import Rewarded, example, of_each_prompt
+from mudi.selection import places_by_prompt
+from mudi.self_training.candidates import Rewarded, example
 
 BETA = 1.0
 
@@ -44,7 +45,7 @@ def shares(candidates: Sequence[Rewarded], clip: float) -> np.ndarray:
     """
     rewards = np.array([candidate.reward for candidate in candidates])
     advantages = np.zeros(len(rewards))
-    for places in of_each_prompt(candidates):
+    for places in places_by_prompt([candidate.prompt for candidate in candidates]).values():
         of_prompt = rewards[places]
         if (spread := of_prompt.std()) > 0:
             advantages[places] = (of_prompt - of_prompt.mean()) / spread

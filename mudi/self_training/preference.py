@@ -16,7 +16,8 @@ from mudi.adapters import REFERENCE, TRAINED
 from mudi.fit import Example, Examples, Loss, Noised, Predict
 from mudi.objectives import kl_penalty, sample_errors
 from mudi.options import RetrainSettings
-from mudi.self_training.candidates import Rewarded, example, of_each_prompt
+from mudi.selection import places_by_prompt
+from mudi.self_training.candidates import Rewarded, example
 
 BETA = 2000.0
 
@@ -25,7 +26,7 @@ def pairs(candidates: Sequence[Rewarded], margin: float) -> list[tuple[int, int]
     """Winner and loser, by their places, of every pair of one prompt whose rewards differ by more than `margin`."""
     return [
         (winner, loser)
-        for places in of_each_prompt(candidates)
+        for places in places_by_prompt([candidate.prompt for candidate in candidates]).values()
         for winner, loser in permutations(places, 2)
         if candidates[winner].reward - candidates[loser].reward > margin
     ]

@@ -86,6 +86,7 @@ def test_a_check_goes_on_after_a_mistake(tmp_path):
     [
         (["score.select_by=dnc_linear_clip"], "score.select_by = 'dnc_linear_clip': is not computed by this run; choose from "),
         (["metrics=[identity_oracle]", "models.oracle=miniature", "score.select_by=oracle_identity"], "it judges and never selects"),
+        (["metrics=[identity_matrix]", "score.select_by=collapse_dreamsim"], "lower is better of it, and the highest are kept"),
         (["models.painter=miniature"], "models.painter: no metric uses such a model"),
     ],
 )
