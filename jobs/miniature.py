@@ -21,7 +21,7 @@ def train(
     processes: Annotated[int, typer.Option(help="Training processes of one thread each.")] = 2,
 ) -> None:
     """Train every part from one seed and store it; prints its losses."""
-    from mudi.miniature.train import train as train_all
+    from mudi.miniature.training.everything import train as train_all
 
     train_all(work.resolve(), weights.resolve(), seed, processes)
 
@@ -29,10 +29,10 @@ def train(
 @application.command()
 def check(weights: Annotated[Path, typer.Option(help="The folder to judge.")] = MINIATURE) -> None:
     """Measure the weights on held-out identities and compare with the gates; exit status 1 if one fails."""
-    from mudi.miniature.check import check as check_judges
-    from mudi.miniature.check_base import check_base
-    from mudi.miniature.check_oracle import check_oracle
-    from mudi.miniature.check_texts import check_texts
+    from mudi.miniature.gates.base import check_base
+    from mudi.miniature.gates.judges import check as check_judges
+    from mudi.miniature.gates.oracle import check_oracle
+    from mudi.miniature.gates.texts import check_texts
 
     gates = [*check_base(weights), *check_judges(weights), *check_texts(weights), *check_oracle(weights)]
     for gate in gates:

@@ -9,10 +9,10 @@ import torch
 from double import in_double
 
 from mudi.checkpoints.weights_folder import write_model
-from mudi.miniature.oracle import CONFIG, OTHER, PLACE_NAMES, close_scene, crowd_scene, draw_lessons, stitched, traits_of
 from mudi.miniature.references import describe_identity
 from mudi.miniature.render import pair_scene, single_scene
-from mudi.miniature.train_oracle import oracle_loss, tinted, warped
+from mudi.miniature.training.oracle import oracle_loss, tinted, warped
+from mudi.miniature.training.oracle_scenes import CONFIG, OTHER, PLACE_NAMES, close_scene, crowd_scene, draw_lessons, stitched, traits_of
 from mudi.miniature.world import BACKGROUNDS, all_identities, parse_identity, random_identity, split_identities
 from mudi.model_facts import find_folder
 from mudi.oracle import OracleNetwork, Reading, asked_place, judge, load_oracle, read_traits, save_oracle, verdict

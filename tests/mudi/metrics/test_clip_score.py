@@ -15,7 +15,7 @@ from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import Caption, Claim, any_wrong_caption, holds, true_caption, wrong_caption
 from mudi.miniature.corpus import render_corpus
 from mudi.miniature.render import pair_scene
-from mudi.miniature.train_clip import contrastive_loss, export_clip
+from mudi.miniature.training.clip import contrastive_loss, export_clip
 from mudi.miniature.world import parse_identity, split_identities
 from mudi.records import Combination, Prompt, Subject
 

@@ -9,9 +9,9 @@ import pytest
 
 from mudi.dataset import load_combination
 from mudi.metrics.identity_oracle import IdentityOracle, true_traits
-from mudi.miniature.oracle import CONFIG
 from mudi.miniature.references import write_combination
 from mudi.miniature.render import pair_scene, single_scene
+from mudi.miniature.training.oracle_scenes import CONFIG
 from mudi.miniature.world import parse_identity
 from mudi.records import Prompt
 

@@ -16,10 +16,10 @@ from mudi.checkpoints.blip_reward import MEAN, STD, BlipReward, RewardConfig, co
 from mudi.metrics.image_reward import ImageRewardScore
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import BACKGROUND_NAMES, render_corpus
-from mudi.miniature.probes import ATTRIBUTES, Probes, probe_loss
 from mudi.miniature.render import pair_scene
-from mudi.miniature.train_embedders import attribute_codes
-from mudi.miniature.train_reward import ranking_loss, window
+from mudi.miniature.training.embedders import attribute_codes
+from mudi.miniature.training.probes import ATTRIBUTES, Probes, probe_loss
+from mudi.miniature.training.reward import ranking_loss, window
 from mudi.miniature.world import parse_identity
 from mudi.records import Combination, Prompt, Subject
 

@@ -7,7 +7,7 @@ from double import ROUNDING
 
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
-from mudi.miniature.train_detector import assign, centres_inside, detection_loss, focal, paired_iou, predictions
+from mudi.miniature.training.detector import assign, centres_inside, detection_loss, focal, paired_iou, predictions
 
 GRID = 4  # patches a side in hand-made cases
 

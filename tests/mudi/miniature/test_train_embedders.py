@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mudi.miniature.corpus import render_corpus
-from mudi.miniature.train_embedders import appearances, attribute_codes, draw_family, draw_view, graded_loss, target_cosines
+from mudi.miniature.training.embedders import appearances, attribute_codes, draw_family, draw_view, graded_loss, target_cosines
 from mudi.miniature.world import COLOURS, all_identities, attribute_distance
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mudi.miniature import architectures
-from mudi.miniature.train_sam import mask_logits, mask_loss
+from mudi.miniature.training.sam import mask_logits, mask_loss
 
 
 def test_batched_logits_are_those_of_each_picture_alone():

@@ -7,8 +7,8 @@ import torch
 from mudi.augment import tight_box
 from mudi.miniature.captions import IDENTIFIERS, NAMES, TOKENS, build_tokenizer, caption, describe, name_table, vocabulary
 from mudi.miniature.corpus import draw_scene, render_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats
 from mudi.miniature.render import pair_scene, single_scene
+from mudi.miniature.training.judge_data import boxes_of, flawed, floats
 from mudi.miniature.world import (
     BACKGROUNDS,
     CLASSES,

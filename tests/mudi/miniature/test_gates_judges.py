@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mudi.miniature.check import Gate, auroc, different_pairs, found, neighbour
+from mudi.miniature.gates.judges import Gate, auroc, different_pairs, found, neighbour
 from mudi.miniature.world import all_identities, attribute_distance
 from mudi.user_files.mask_doubts import overlap
 

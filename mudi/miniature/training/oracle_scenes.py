@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mudi.miniature.captions import PLACES, PLAIN_WORDS
-from mudi.miniature.check import neighbour
 from mudi.miniature.corpus import BACKGROUND_NAMES, stored
+from mudi.miniature.gates.judges import neighbour
 from mudi.miniature.render import LOWEST, TALLEST, pair_scene, random_pose, render, single_scene
 from mudi.miniature.world import (
     ACCESSORIES,

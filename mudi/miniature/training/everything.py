@@ -16,17 +16,18 @@ from mudi.checkpoints.blip_reward import save_reward
 from mudi.checkpoints.dreamsim_trunks import save_dreamsim
 from mudi.checkpoints.sam_folder import save_segmenter
 from mudi.diffusion import to_pixels
-from mudi.miniature import architectures, train_diffusion
+from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import Corpus, latents_path, training_corpus
-from mudi.miniature.optimise import averaged, in_parallel
-from mudi.miniature.oracle import CONFIG
-from mudi.miniature.train_clip import export_clip, train_clip
-from mudi.miniature.train_detector import train_detector
-from mudi.miniature.train_embedders import train_dinov2, train_dreamsim
-from mudi.miniature.train_oracle import sharpen_oracle, train_oracle
-from mudi.miniature.train_reward import Taught, standardisation, train_reward
-from mudi.miniature.train_sam import train_sam
+from mudi.miniature.training import diffusion
+from mudi.miniature.training.clip import export_clip, train_clip
+from mudi.miniature.training.detector import train_detector
+from mudi.miniature.training.embedders import train_dinov2, train_dreamsim
+from mudi.miniature.training.optimise import averaged, in_parallel
+from mudi.miniature.training.oracle import sharpen_oracle, train_oracle
+from mudi.miniature.training.oracle_scenes import CONFIG
+from mudi.miniature.training.reward import Taught, standardisation, train_reward
+from mudi.miniature.training.sam import train_sam
 from mudi.miniature.world import SIZE
 from mudi.oracle import OracleNetwork, save_oracle
 
@@ -37,12 +38,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Stage -> (function, optimiser steps, pictures a step and process, processes at most, offset of the seed). The
 # embedders' seeds differ so that they are two opinions. The model card says what each stage cost.
 STAGES = {
-    "vae": (train_diffusion.train_vae, 4000, 16, 2, 0),
-    "decoder": (train_diffusion.train_decoder, 1600, 16, 2, 0),
-    "unet": (partial(train_diffusion.train_unet, train_diffusion.FIRST), 6000, 24, 2, 0),
-    "unet_long": (partial(train_diffusion.train_unet, train_diffusion.SECOND), 3200, 24, 2, 0),
-    "unet_complete": (partial(train_diffusion.train_unet, train_diffusion.COMPLETE), 4000, 24, 2, 0),
-    "unet_one_encoder": (partial(train_diffusion.train_unet, train_diffusion.ONE_ENCODER), 2400, 24, 2, 0),
+    "vae": (diffusion.train_vae, 4000, 16, 2, 0),
+    "decoder": (diffusion.train_decoder, 1600, 16, 2, 0),
+    "unet": (partial(diffusion.train_unet, diffusion.FIRST), 6000, 24, 2, 0),
+    "unet_long": (partial(diffusion.train_unet, diffusion.SECOND), 3200, 24, 2, 0),
+    "unet_complete": (partial(diffusion.train_unet, diffusion.COMPLETE), 4000, 24, 2, 0),
+    "unet_one_encoder": (partial(diffusion.train_unet, diffusion.ONE_ENCODER), 2400, 24, 2, 0),
     "detector": (train_detector, 3000, 32, 1, 0),
     "dreamsim": (train_dreamsim, 4000, 64, 1, 1),
     "dinov2": (train_dinov2, 2500, 64, 1, 2),
@@ -66,16 +67,16 @@ def train(work: Path, weights: Path, seed: int, workers: int) -> None:
     corpus = training_corpus(work, seed, workers)
     for stage, (function, steps, batch, most, offset) in STAGES.items():
         if stage == "unet":
-            vae, complete = whitened_vae(work, corpus), training_corpus(work, seed, workers, train_diffusion.COMPLETE.pairs)
-            train_diffusion.encode_corpus(latents_path(work), vae, corpus)
-            train_diffusion.encode_corpus(latents_path(work, train_diffusion.COMPLETE.pairs), vae, complete)
+            vae, complete = whitened_vae(work, corpus), training_corpus(work, seed, workers, diffusion.COMPLETE.pairs)
+            diffusion.encode_corpus(latents_path(work), vae, corpus)
+            diffusion.encode_corpus(latents_path(work, diffusion.COMPLETE.pairs), vae, complete)
         in_parallel(function, min(workers, most), work, steps, batch, seed + offset)
     export(work, weights, seed)
 
 
 def whitened_vae(work: Path, corpus: Corpus) -> AutoencoderKL:
     """The trained autoencoder with unit-variance latents, measured on the first scenes of the corpus."""
-    return train_diffusion.whiten(restore(work, "decoder", architectures.vae()), to_pixels(corpus.images[:WHITENED_ON]))
+    return diffusion.whiten(restore(work, "decoder", architectures.vae()), to_pixels(corpus.images[:WHITENED_ON]))
 
 
 def export(work: Path, weights: Path, seed: int) -> None:
@@ -85,8 +86,8 @@ def export(work: Path, weights: Path, seed: int) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     two, one = (
-        restore(work, "unet_complete", train_diffusion.Conditioned()),
-        restore(work, "unet_one_encoder", train_diffusion.OneEncoder()),
+        restore(work, "unet_complete", diffusion.Conditioned()),
+        restore(work, "unet_one_encoder", diffusion.OneEncoder()),
     )
     vae, tokenizer = whitened_vae(work, corpus), build_tokenizer()
     second = {"text_encoder_2": two.text_encoder_2.to(STORED), "tokenizer_2": tokenizer, "add_watermarker": False}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mudi.backbone import Backbone
-from mudi.miniature.check import Gate, held_out_pairs
-from mudi.miniature.check_oracle import traits
+from mudi.miniature.gates.judges import Gate, held_out_pairs
+from mudi.miniature.gates.oracle import traits
 from mudi.miniature.sheet import draw_captions, full_caption
 from mudi.model_facts import MINIATURE_SD
 from mudi.models import load

@@ -18,9 +18,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from mudi.embed import square_crop
 from mudi.miniature import architectures
 from mudi.miniature.corpus import Corpus, training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats
-from mudi.miniature.optimise import optimise
-from mudi.miniature.oracle import traits_of
+from mudi.miniature.training.judge_data import boxes_of, flawed, floats
+from mudi.miniature.training.optimise import optimise
+from mudi.miniature.training.oracle_scenes import traits_of
 from mudi.miniature.world import SIZE, all_identities
 
 # The expected `attribute_distance` of two subjects whose attributes are drawn evenly and apart:

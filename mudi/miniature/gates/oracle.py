@@ -1,6 +1,6 @@
 """What the oracle accepts: right pairs almost always, wrong ones almost never, also when an autoencoder has softened them.
 
-`python -m mudi.miniature.check_oracle` measures the weights that ship on scenes of subjects that no training showed.
+`python -m mudi.miniature.gates.oracle` measures the weights that ship on scenes of subjects that no training showed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mudi.diffusion import decode, encode
-from mudi.miniature.check import Gate, Pair, neighbour, swappable_pairs
 from mudi.miniature.corpus import BACKGROUND_NAMES
-from mudi.miniature.oracle import OTHER, PLACE_NAMES, close_scene, crowd_scene, place_of, stitched
+from mudi.miniature.gates.judges import Gate, Pair, neighbour, swappable_pairs
 from mudi.miniature.references import describe_identity
 from mudi.miniature.render import pair_scene, single_scene
+from mudi.miniature.training.oracle_scenes import OTHER, PLACE_NAMES, close_scene, crowd_scene, place_of, stitched
 from mudi.miniature.world import BACKGROUNDS, Identity, Scene, random_identity, split_identities, swap_accessories, swap_bodies
 from mudi.model_facts import MINIATURE
 from mudi.models import load

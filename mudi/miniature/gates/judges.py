@@ -1,6 +1,6 @@
 """Gates of the trained miniature: what its judges and its autoencoder must reach on subjects they never saw.
 
-`python -m mudi.miniature.check` measures the weights that ship, through the loaders and functions that every run uses.
+`python -m mudi.miniature.gates.judges` measures the weights that ship, through the loaders and functions that every run uses.
 """
 
 from collections.abc import Callable

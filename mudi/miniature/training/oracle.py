@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from mudi.miniature.corpus import BACKGROUND_NAMES, Corpus, training_corpus
-from mudi.miniature.judge_data import flawed, floats
-from mudi.miniature.optimise import averaged, optimise
-from mudi.miniature.oracle import ABSENT, CONFIG, Lessons, place_of, stored_lessons, traits_of_corpus
+from mudi.miniature.training.judge_data import flawed, floats
+from mudi.miniature.training.optimise import averaged, optimise
+from mudi.miniature.training.oracle_scenes import ABSENT, CONFIG, Lessons, place_of, stored_lessons, traits_of_corpus
 from mudi.oracle import OracleNetwork
 
 LESSONS, ALIKE = 60_000, 20_000

@@ -16,10 +16,10 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
 from mudi.miniature.corpus import Corpus, training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats
-from mudi.miniature.optimise import averaged, optimise
-from mudi.miniature.probes import Probes, probe_loss
-from mudi.miniature.train_embedders import attribute_codes
+from mudi.miniature.training.embedders import attribute_codes
+from mudi.miniature.training.judge_data import boxes_of, flawed, floats
+from mudi.miniature.training.optimise import averaged, optimise
+from mudi.miniature.training.probes import Probes, probe_loss
 from mudi.miniature.world import ACCESSORIES, CLASSES, COLOURS, SIZE, Scene, split_identities
 
 HALF = SIZE // 2

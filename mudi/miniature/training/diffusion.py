@@ -14,7 +14,7 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import TOKENS, build_tokenizer, caption, name_table
 from mudi.miniature.claims import complete_caption
 from mudi.miniature.corpus import SHARE_PAIRS, Corpus, latents_path, training_corpus
-from mudi.miniature.optimise import averaged, optimise
+from mudi.miniature.training.optimise import averaged, optimise
 from mudi.miniature.world import SIZE, Scene, split_identities
 
 LATENT_POSITIONS = (SIZE // 4) ** 2

@@ -1,6 +1,6 @@
 """Gates of the miniature's readers of prompts: what CLIP and ImageReward must tell apart on subjects they never saw.
 
-`python -m mudi.miniature.check_texts` measures the weights that ship, through the loaders and functions that every run uses.
+`python -m mudi.miniature.gates.texts` measures the weights that ship, through the loaders and functions that every run uses.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import torch
 from mudi.checkpoints.blip_reward import Reward, rewards
 from mudi.checkpoints.clip_text import Clip, text_cosines
 from mudi.miniature.captions import PLACES
-from mudi.miniature.check import Gate, different_pairs, somewhere
 from mudi.miniature.claims import KINDS, PAIR_KINDS, Caption, Claim, true_caption, wrong_caption
 from mudi.miniature.corpus import Corpus, render_corpus
-from mudi.miniature.judge_data import floats
+from mudi.miniature.gates.judges import Gate, different_pairs, somewhere
 from mudi.miniature.render import pair_scene, single_scene
-from mudi.miniature.train_reward import HALF, spoilt, window
+from mudi.miniature.training.judge_data import floats
+from mudi.miniature.training.reward import HALF, spoilt, window
 from mudi.miniature.world import BACKGROUNDS, Identity, split_identities, swap_accessories, swap_bodies
 from mudi.model_facts import MINIATURE
 from mudi.models import load_clip, load_reward

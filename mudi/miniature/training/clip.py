@@ -13,8 +13,8 @@ from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.claims import any_wrong_caption, true_caption
 from mudi.miniature.corpus import training_corpus
-from mudi.miniature.judge_data import flawed, floats
-from mudi.miniature.optimise import optimise
+from mudi.miniature.training.judge_data import flawed, floats
+from mudi.miniature.training.optimise import optimise
 from mudi.miniature.world import SIZE, split_identities
 
 

@@ -13,8 +13,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from mudi.miniature import architectures
 from mudi.miniature.captions import build_tokenizer
 from mudi.miniature.corpus import training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats
-from mudi.miniature.optimise import optimise
+from mudi.miniature.training.judge_data import boxes_of, flawed, floats
+from mudi.miniature.training.optimise import optimise
 from mudi.miniature.world import CLASSES, SIZE, all_identities
 
 FOCAL_GAMMA = 2.0

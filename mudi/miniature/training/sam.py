@@ -9,8 +9,8 @@ from segment_anything.modeling import Sam
 
 from mudi.miniature import architectures
 from mudi.miniature.corpus import training_corpus
-from mudi.miniature.judge_data import boxes_of, flawed, floats
-from mudi.miniature.optimise import optimise
+from mudi.miniature.training.judge_data import boxes_of, flawed, floats
+from mudi.miniature.training.optimise import optimise
 from mudi.miniature.world import SIZE
 
 JITTER = 0.10
