@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mudi.model_facts import file_sha256
@@ -21,6 +23,16 @@ CONCEPT = "concept_{}.safetensors"
 DOWN, UP, PREFIX = ".lora_A.weight", ".lora_B.weight", "unet."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The fit that made an adapter, as its manifest tells it; `details`: hyperparameters, seed, base model and what else it says."""
+
+    method: str
+    combination: str
+    round: int = 0
+    details: Mapping = field(default_factory=dict)
+
+
 def begin(folder: Path) -> Path:
     """An empty folder beside `folder`, for the files of an adapter that `finish` puts there."""
     staging = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -29,11 +41,11 @@ def begin(folder: Path) -> Path:
     return staging
 
 
-def finish(staging: Path, folder: Path, *, method: str, combination: str, round: int, lora: dict | None, details: dict) -> Adapter:
+def finish(staging: Path, folder: Path, origin: Origin, lora: Mapping | None) -> Adapter:
     """The adapter whose files lie in `staging`, with its manifest, in the place of `folder`; `lora` are the settings of WEIGHTS. What
     its fit kept goes then (`clear_work`)."""
-    sha256 = contents_sha256(staging)
-    manifest = {"method": method, "combination": combination, "round": round, "sha256": sha256, "lora": lora, **details}
+    told = {"method": origin.method, "combination": origin.combination, "round": origin.round, "sha256": contents_sha256(staging)}
+    manifest = {**told, "lora": lora, **origin.details}
     (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     for path in (*staging.iterdir(), staging):
         _reach_disk(path)
@@ -41,7 +53,7 @@ def finish(staging: Path, folder: Path, *, method: str, combination: str, round:
     staging.rename(folder)
     _reach_disk(folder.parent)
     clear_work(folder)
-    return Adapter(method=method, combination=combination, round=round, path=folder, sha256=sha256)
+    return Adapter(path=folder, **told)
 
 
 def _reach_disk(path: Path) -> None:

@@ -12,7 +12,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mudi.adapter_folder import CONCEPT, LOW_WEIGHTS, NOISE_FROM, RESIDUALS, ROWS, WEIGHTS, begin, contents_sha256, finish, read_manifest
+from mudi.adapter_folder import (
+    CONCEPT,
+    LOW_WEIGHTS,
+    NOISE_FROM,
+    RESIDUALS,
+    ROWS,
+    WEIGHTS,
+    Origin,
+    begin,
+    contents_sha256,
+    finish,
+    read_manifest,
+)
 from mudi.backbone import Backbone, Concept, LowPart, Residual
 from mudi.model_facts import weights_identity
 from mudi.options import LoraSettings
@@ -92,17 +104,17 @@ def detach_all(unet: nn.Module) -> None:
 
 
 def save(
-    backbone: Backbone, folder: Path, settings: LoraSettings | None, *, method: str, combination: str, round: int, details: dict,
-    identifiers: Sequence[str] = (), name: str = TRAINED, residuals: Sequence[Residual] = (), low: Path | None = None,
+    backbone: Backbone, folder: Path, settings: LoraSettings | None, origin: Origin, *, identifiers: Sequence[str] = (),
+    name: str = TRAINED, residuals: Sequence[Residual] = (), low: Path | None = None,
 ) -> Adapter:  # fmt: skip
     """Write what is attached to `folder` and return it; the folder appears complete or not at all, and survives a crash then.
 
     The LoRA file, absent where `settings` is None, is what `StableDiffusionXLPipeline.load_lora_weights`
     reads. Token rows, where any are attached, go beside it as "IDENTIFIER.clip_l" and "IDENTIFIER.clip_g",
     `identifiers` in the order they were attached in; so do `residuals` (`mudi.text.residuals`), and the LoRA file `low`, the
-    second part of an adapter of two. The manifest says what it is, with the sha256 and `details` (hyperparameters, seed, base model).
+    second part of an adapter of two. The manifest tells its `origin`, with the sha256.
     """
-    staging = begin(folder)
+    staging, combination = begin(folder), origin.combination
     if settings is not None:
         lora = {"r": settings.rank, "lora_alpha": settings.alpha, "target_modules": list(settings.targets)}
         # A single key: safetensors writes several in an order of its own, and equal adapters must have equal bytes.
@@ -115,8 +127,7 @@ def save(
         _save_finite(stored_residuals(residuals), staging / RESIDUALS, combination, {"format": "pt"})
     if low is not None:
         shutil.copyfile(low, staging / LOW_WEIGHTS)
-    kept = asdict(settings) if settings else None
-    return finish(staging, folder, method=method, combination=combination, round=round, lora=kept, details=details)
+    return finish(staging, folder, origin, asdict(settings) if settings else None)
 
 
 def base_facts(backbone: Backbone) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mudi import adapters
-from mudi.adapter_folder import work_folder
+from mudi.adapter_folder import Origin, work_folder
 from mudi.adapters import TRAINED
 from mudi.backbone import Backbone
 from mudi.examples import Mix, Picture, personal_examples, reference_pictures
@@ -78,10 +78,8 @@ def personalize(
         "seed": seed, **adapters.base_facts(backbone), "final_loss": tail, "cut_tokens": cut, "hyperparameters": options.hyperparameters(),
         "parameters": sum(p.numel() for p in trained),
     }  # fmt: skip
-    return adapters.save(
-        backbone, out_dir, lora, method=options.name, combination=combination.key, round=0, details=details,
-        identifiers=list(training.row_starts),
-    )  # fmt: skip
+    origin = Origin(method=options.name, combination=combination.key, details=details)
+    return adapters.save(backbone, out_dir, lora, origin, identifiers=list(training.row_starts))
 
 
 def _priors(options: PhotoFit, backbone: Backbone, combination: Combination, work: Path) -> list[Picture]:

@@ -1,14 +1,14 @@
 """One round of self-training: refit an adapter on its candidates by an objective, held close to where it was by a KL term."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mudi import adapters
-from mudi.adapter_folder import NOISE_FROM, work_folder
+from mudi.adapter_folder import NOISE_FROM, Origin, work_folder
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.backbone import Backbone
 from mudi.diffusion import alphas_cumprod, encode, predict
@@ -41,14 +41,15 @@ def retrain(
         photos = personal_examples(pictures, [], batch=settings.batch, mix=seg_mixing(backbone.resolution), mix_probability=0.3)
         examples = sharing(examples, photos, settings.reference_share)
     details = {"start": start.sha256, "retrain": asdict(settings), "kept": len(candidates)}
-    return refit(backbone, combination, start, examples, settings, out_dir, round=round, seed=seed, details=details, report=report)
+    origin = Origin(method=start.method, combination=combination.key, round=round, details=details)
+    return refit(backbone, combination, start, examples, settings, origin, out_dir, seed=seed, report=report)
 
 
 def refit(
-    backbone: Backbone, combination: Combination, start: Adapter, examples: Examples, settings: RetrainSettings, out_dir: Path, *,
-    round: int, seed: int, details: Mapping, report: Report | None = None,
+    backbone: Backbone, combination: Combination, start: Adapter, examples: Examples, settings: RetrainSettings, origin: Origin,
+    out_dir: Path, *, seed: int, report: Report | None = None,
 ) -> Adapter:  # fmt: skip
-    """The adapter `start` trained on `examples`, held near itself by a KL term, stored in `out_dir`; rows stay as they are.
+    """The adapter `start` trained on `examples`, held near itself by a KL term, stored in `out_dir` with its `origin`; rows stay.
 
     Of the settings `reference_share` has no part here. Raises ValueError if the start holds no LoRA.
     """
@@ -68,12 +69,9 @@ def refit(
         "seed": seed, **adapters.base_facts(backbone), "final_loss": tail,
         "parameters": sum(p.numel() for p in adapters.parameters(backbone.unet)),
         "drift": drift(backbone, combination, settings.noise_from), **({NOISE_FROM: settings.noise_from} if settings.noise_from else {}),
-        **details,
+        **origin.details,
     }  # fmt: skip
-    adapter = adapters.save(
-        backbone, out_dir, lora, method=start.method, combination=combination.key, round=round, details=facts,
-        identifiers=identifiers, low=low,
-    )  # fmt: skip
+    adapter = adapters.save(backbone, out_dir, lora, replace(origin, details=facts), identifiers=identifiers, low=low)
     adapters.detach(backbone)
     return adapter
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_folder import DOWN
+from mudi.adapter_folder import DOWN, Origin
 from mudi.backbone import Backbone
 from mudi.merging.concept_grams import subject_grams
 from mudi.merging.loras import State, merge_fusion, merge_peft, merge_sum
@@ -108,10 +108,8 @@ def store_merged(
         tokens.attach_rows(backbone, merged.rows)
     parameters = sum(p.numel() for p in [*adapters.parameters(backbone.unet), *tokens.row_parameters(backbone)])
     details = {**adapters.base_facts(backbone), "parameters": parameters, "seed": facts.seed, **facts.details, "merge": noted}
-    return adapters.save(
-        backbone, out_dir, settings, method=facts.method, combination=combination.key, round=0, details=details,
-        identifiers=list(merged.rows),
-    )  # fmt: skip
+    origin = Origin(method=facts.method, combination=combination.key, details=details)
+    return adapters.save(backbone, out_dir, settings, origin, identifiers=list(merged.rows))
 
 
 def lora_states(backbone: Backbone, singles: Sequence[Adapter]) -> tuple[list[LoraSettings], list[State]]:

@@ -2,12 +2,12 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 from mudi import adapter_folder
-from mudi.adapter_folder import CONCEPT
+from mudi.adapter_folder import CONCEPT, Origin
 from mudi.backbone import Backbone
 from mudi.methods.dreambooth import DreamBooth
 from mudi.modular.subject_fits import narrowed
@@ -77,12 +77,10 @@ class ConceptConductor(DreamBooth):
             "cut_tokens": {text: count for m in manifests for text, count in m["cut_tokens"].items()},
         }  # fmt: skip
         subjects = self.view(combination).subjects
-        return gather(out_dir, singles, subjects, method=self.name, combination=combination.key, details=details)
+        return gather(out_dir, singles, subjects, Origin(method=self.name, combination=combination.key, details=details))
 
 
-def gather(
-    folder: Path, singles: Sequence[Adapter], subjects: Sequence[Subject], *, method: str, combination: str, details: dict
-) -> Adapter:
+def gather(folder: Path, singles: Sequence[Adapter], subjects: Sequence[Subject], origin: Origin) -> Adapter:
     """Copy the LoRA of each subject's own fit into the adapter `folder`, and return that; it appears complete or not at all.
 
     `subjects` are as prompts name them, in the order of `singles`. The manifest lists them under "concepts"; each file,
@@ -101,6 +99,4 @@ def gather(
                 "lora": asdict(settings), "sha256": single.sha256,
             }
         )  # fmt: skip
-    return adapter_folder.finish(
-        staging, folder, method=method, combination=combination, round=0, lora=None, details={**details, "concepts": concepts}
-    )
+    return adapter_folder.finish(staging, folder, replace(origin, details={**origin.details, "concepts": concepts}), lora=None)

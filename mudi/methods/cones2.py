@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from mudi import adapter_folder, adapter_size
-from mudi.adapter_folder import work_folder
+from mudi.adapter_folder import Origin, work_folder
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone, Residual
 from mudi.cones2.settings import Preserved, ResidualSettings, Tuning
@@ -143,7 +143,8 @@ class ResidualFit(PhotoFit):
             "hyperparameters": self.hyperparameters(),
             "residuals": {r.key: _described(r, backbone, loss) for r, loss in zip(residuals, losses, strict=True)}, **others,
         }  # fmt: skip
-        return adapters.save(backbone, folder, None, method=self.name, combination=key, round=0, details=details, residuals=residuals)
+        origin = Origin(method=self.name, combination=key, details=details)
+        return adapters.save(backbone, folder, None, origin, residuals=residuals)
 
 
 @dataclass(frozen=True, kw_only=True)

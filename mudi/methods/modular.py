@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mudi import adapter_folder, adapter_size
-from mudi.adapter_folder import work_folder
+from mudi.adapter_folder import Origin, work_folder
 from mudi.adapter_size import Architecture
 from mudi.backbone import Backbone
 from mudi.merging.recipes import MERGES, Constrained, Merge, Sum, Union
@@ -203,7 +203,8 @@ class Modular(Personalization):
         }  # fmt: skip
         mix = seg_mixing(backbone.resolution, scales=self.sampling.scales, overlap=self.sampling.overlap)
         examples = personal_examples(pictures, [], batch=refine.batch, mix=mix, mix_probability=1.0)
-        return refit(backbone, named, start, examples, refine.retraining, out_dir, round=0, seed=seed, details=details, report=report)
+        origin = Origin(method=start.method, combination=named.key, details=details)
+        return refit(backbone, named, start, examples, refine.retraining, origin, out_dir, seed=seed, report=report)
 
 
 def composed(preset: Modular, /, **values: object) -> Modular:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mudi import adapter_folder, adapters
+from mudi.adapter_folder import Origin
 from mudi.adapter_size import (
     FLOAT32,
     checkpoint_bytes,
@@ -76,7 +77,7 @@ def test_saved_files_have_the_numbers_that_were_predicted_and_little_else(miniat
     words = [subject.identifier for subject in two_dogs.subjects]
     tokens.attach_rows(miniature, {word: word for word in words})
     stored = adapters.save(
-        miniature, tmp_path / "a", lora, method="mudi", combination="c", round=0, details={}, identifiers=words
+        miniature, tmp_path / "a", lora, Origin(method="mudi", combination="c"), identifiers=words
     )  # fmt: skip
     architecture = read_architecture(MINIATURE)
     assert (architecture.side, architecture.assumed) == (miniature.resolution, False)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mudi import adapter_folder, adapters
+from mudi.adapter_folder import Origin
 from mudi.model_facts import file_sha256
 from mudi.options import LoraSettings
 from tests.mudi.test_diffusion import pipeline_of
@@ -32,7 +33,7 @@ def prediction(backbone):
 
 
 def stored(backbone, folder):
-    return adapters.save(backbone, folder, SETTINGS, method="mudi", combination="two", round=0, details={})
+    return adapters.save(backbone, folder, SETTINGS, Origin(method="mudi", combination="two"))
 
 
 def test_a_fresh_adapter_changes_nothing(miniature):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_folder import LOW_WEIGHTS, WEIGHTS
+from mudi.adapter_folder import LOW_WEIGHTS, WEIGHTS, Origin
 from mudi.adapters import REFERENCE, TRAINED
 from mudi.diffusion import alphas_cumprod, clean_scale, euler_schedule
 from mudi.fit import Example, FitSettings, Noised, fit
@@ -102,10 +102,8 @@ def test_two_parts_draw_as_one_where_the_other_has_no_step(miniature, tmp_path, 
     two = refitted(miniature, two_dogs, tmp_path / "two", start, boundary)
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / WEIGHTS).write_bytes((two.path / WEIGHTS).read_bytes())
-    alone = adapter_folder.finish(
-        tmp_path / "one", tmp_path / "alone", method="mudi", combination="two", round=1,
-        lora=adapter_folder.read_manifest(two.path)["lora"], details={},
-    )  # fmt: skip
+    lora, origin = adapter_folder.read_manifest(two.path)["lora"], Origin(method="mudi", combination="two", round=1)
+    alone = adapter_folder.finish(tmp_path / "one", tmp_path / "alone", origin, lora)
     trained = drawn_with(miniature, two_dogs, alone)
     assert not np.array_equal(trained, plain)
     assert np.array_equal(drawn_with(miniature, two_dogs, two), plain if low_is_start else trained)

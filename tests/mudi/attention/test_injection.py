@@ -8,6 +8,7 @@ import torch
 from double import ROUNDING
 
 from mudi import adapter_folder, adapters
+from mudi.adapter_folder import Origin
 from mudi.attention.concept_prompts import base_text, own_text
 from mudi.attention.injection import ConceptPath, grid_of, injected
 from mudi.backbone import Concept
@@ -189,11 +190,9 @@ def gathered(backbone, pair, folder, *scales):
     singles = []
     for number, subject in enumerate(pair.subjects):
         name = f"concept_{number}"
-        singles.append(
-            adapters.save(backbone, folder / name, LORA, method="dreambooth", combination=subject.key, round=0, details={}, name=name)
-        )
+        singles.append(adapters.save(backbone, folder / name, LORA, Origin(method="dreambooth", combination=subject.key), name=name))
     adapters.detach(backbone)
-    return gather(folder / "both", singles, pair.subjects, method="concept_conductor", combination=pair.key, details={})
+    return gather(folder / "both", singles, pair.subjects, Origin(method="concept_conductor", combination=pair.key))
 
 
 def test_concepts_that_learnt_nothing_draw_the_base_models_picture_to_the_bit(miniature, two_dogs, tmp_path):
@@ -243,9 +242,9 @@ def test_an_altered_file_of_a_concept_is_found(miniature, two_dogs, tmp_path):
 
 
 def test_a_fit_without_a_lora_cannot_have_a_path(miniature, two_dogs, tmp_path):
-    bare = adapters.save(miniature, tmp_path / "a", None, method="cones2", combination="a", round=0, details={})
+    bare = adapters.save(miniature, tmp_path / "a", None, Origin(method="cones2", combination="a"))
     with pytest.raises(ValueError, match="no LoRA"):
-        gather(tmp_path / "both", [bare], two_dogs.subjects[:1], method="concept_conductor", combination="c", details={})
+        gather(tmp_path / "both", [bare], two_dogs.subjects[:1], Origin(method="concept_conductor", combination="c"))
 
 
 def test_concepts_without_a_layout_are_refused(miniature, two_dogs, tmp_path):

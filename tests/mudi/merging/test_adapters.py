@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mudi import adapter_folder, adapters
+from mudi.adapter_folder import Origin
 from mudi.diffusion import generators, predict, standard_noise
 from mudi.merging.adapters import MergeFacts, merged_adapter
 from mudi.merging.concept_grams import counted, subject_grams
@@ -43,7 +44,7 @@ def single(backbone, folder, seed, settings=None, words=(), scale=0.1, facts=Non
             },
         )
     facts = adapters.base_facts(backbone) if facts is None else facts
-    adapter = adapters.save(backbone, folder, settings, method="one", combination=folder.name, round=0, details=facts, identifiers=words)
+    adapter = adapters.save(backbone, folder, settings, Origin(method="one", combination=folder.name, details=facts), identifiers=words)
     adapters.detach(backbone)
     return adapter
 

@@ -11,7 +11,7 @@ import torch
 from places import DOGS
 
 from mudi import adapter_folder, adapters
-from mudi.adapter_folder import MANIFEST, WEIGHTS
+from mudi.adapter_folder import MANIFEST, WEIGHTS, Origin
 from mudi.adapter_size import known_architecture, payload_bytes
 from mudi.attention.injection import ConceptPath, conducted, injected
 from mudi.methods.concept_conductor import ConceptConductor
@@ -95,7 +95,7 @@ def test_of_two_processes_that_fit_a_subject_at_once_the_quicker_ones_fit_is_use
 
     def saved(folder, seed):
         adapters.attach(miniature.unet, LoraSettings(rank=1, alpha=1), seed=seed)
-        return adapters.save(miniature, folder, LoraSettings(rank=1, alpha=1), method="m", combination="c", round=0, details={})
+        return adapters.save(miniature, folder, LoraSettings(rank=1, alpha=1), Origin(method="m", combination="c"))
 
     def while_another_does(folder):
         other = saved(place, seed=2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mudi import adapters
+from mudi.adapter_folder import Origin
 from mudi.modular.self_generated import self_generated
 from mudi.options import LoraSettings, Refine
 from mudi.prior_folder import store_batch
@@ -21,7 +22,7 @@ def draw(miniature, two_dogs, tmp_path):
     alone = replace(two_dogs, subjects=two_dogs.subjects[:1])
     adapters.attach(miniature.unet, LoraSettings(rank=1, alpha=1), 0)
     facts = adapters.base_facts(miniature)
-    adapter = adapters.save(miniature, tmp_path / "a", LoraSettings(rank=1, alpha=1), method="one", combination="a", round=0, details=facts)
+    adapter = adapters.save(miniature, tmp_path / "a", LoraSettings(rank=1, alpha=1), Origin(method="one", combination="a", details=facts))
     return partial(self_generated, miniature, [adapter], alone, REFINE, 0, "miniature", "miniature")
 
 

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mudi import adapter_folder, adapters
+from mudi.adapter_folder import Origin
 from mudi.text import tokens
 from mudi.text.conditioning import encode_prompts
 
@@ -78,7 +79,7 @@ def test_rows_survive_the_file(miniature, tmp_path):
         parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
     expected = states(miniature, "a olis dog and a hta cat")
     kept = adapters.save(
-        miniature, tmp_path / "rows", None, method="textual_inversion", combination="two", round=0, details={}, identifiers=list(STARTS)
+        miniature, tmp_path / "rows", None, Origin(method="textual_inversion", combination="two"), identifiers=list(STARTS)
     )
     adapters.detach(miniature)
     adapters.put_on(miniature, kept)
