@@ -1,7 +1,8 @@
 """The metrics a run can ask for, by name: each maps images, a prompt and a combination to named scores.
 
 A metric declares `NAMES`, the scores it can yield and whether higher is better, and `MODELS`, the keys of a run
-file's `models` whose weights it is built with, as keyword arguments. What computes is imported where it computes, as in `mudi.methods`.
+file's `models` whose weights it is built with, as keyword arguments. `MAY_LACK` are those of its scores that some pictures have none
+of; a score outside it that is stored as null was not computed. What computes is imported where it computes, as in `mudi.methods`.
 """
 
 from mudi.metrics.clip_score import ClipScore
@@ -21,6 +22,8 @@ METRICS = {
     "image_reward": ImageRewardScore,
     "identity_oracle": IdentityOracle,
 }
+
+MAY_LACK = frozenset(name for metric in METRICS.values() for name in getattr(metric, "MAY_LACK", ()))
 
 # Raises ValueError for a combination that the metric cannot judge, before anything is drawn.
 CHECKS = {"identity_oracle": require_truth}

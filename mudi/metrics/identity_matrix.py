@@ -117,6 +117,8 @@ FORMS = {
     "degradation": lambda of: degradation(of.similarity, of.reference_similarity),
 }
 LOWER_IS_BETTER = ("collapse", "interference", "degradation")
+# Each has its own reason in its docstring: too few boxes, or not as many as subjects.
+UNDEFINED_AT_SOME = ("mimr", "id_conf", "interference", "degradation")
 
 
 class IdentityMatrix:
@@ -124,6 +126,7 @@ class IdentityMatrix:
 
     MODELS: ClassVar[tuple[str, ...]] = ("detector", "embedders")
     NAMES: ClassVar[dict[str, bool]] = {f"{form}_{kind}": form not in LOWER_IS_BETTER for kind in EMBEDDER_KINDS for form in FORMS}
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset(f"{form}_{kind}" for kind in EMBEDDER_KINDS for form in UNDEFINED_AT_SOME)
 
     def __init__(
         self, device: str = "cpu", detector: str = "miniature", embedders: Mapping[str, str] | None = None, threshold: float = 0.4

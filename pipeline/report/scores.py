@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from mudi.metrics import MAY_LACK
 from pipeline.tables import store
 from pipeline.tables.run_folder import read_run
 
@@ -96,9 +97,14 @@ def undefined(scores: pd.DataFrame) -> set[tuple[str, str, str]]:
     Such a score is stored as not computed for every image of every arm there, and has values elsewhere.
     """
     computed = set(scores.loc[scores["value"].notna(), "metric"])
-    elsewhere = scores[scores["metric"].isin(computed)]
+    elsewhere = scores[scores["metric"].isin(computed - MAY_LACK)]
     absent = elsewhere["value"].isna().groupby([elsewhere["metric"], elsewhere["combination"], elsewhere["prompt_id"]]).all()
     return set(absent[absent].index)
+
+
+def settled(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `scores` that leave nothing to compute: with a value, or without one where a picture may lack it."""
+    return scores[scores["value"].notna() | scores["metric"].isin(MAY_LACK)]
 
 
 def expected(plan: Plan, metric: str, combination: str, skipped: Collection[tuple[str, str, str]]) -> int:
@@ -115,7 +121,7 @@ def gaps(plan: Plan, images: pd.DataFrame, fits: pd.DataFrame, scores: pd.DataFr
         yield f"{strange} images belong to adapters that are not in the fits table, and are left out"
     counts = images[images["fit"].notna()].groupby(["method", "combination", "fit"]).size().to_dict()
     skipped = undefined(scores)
-    present = scores[scores["value"].notna()].groupby(["method", "metric"]).size().to_dict()
+    present = settled(scores).groupby(["method", "metric"]).size().to_dict()
     for method in plan.methods:
         yield from _image_gaps(plan, method, counts)
         mine = images[(images["method"] == method) & images["fit"].notna()]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.report import fitted
 from pipeline.report.records import Benchmark, Cell, Claim, Cost, Table, Validity, Verdict
-from pipeline.report.scores import DRIFT, Plan, expected, gaps, join_scores, load_fits, load_images, read_plan, undefined
+from pipeline.report.scores import DRIFT, Plan, expected, gaps, join_scores, load_fits, load_images, read_plan, settled, undefined
 from pipeline.report.statistics import Estimate, difference, paired_bootstrap, validity, wilson
 from pipeline.tables.run_folder import read_run
 
@@ -85,10 +85,11 @@ def _cells(plan: Plan, scores: pd.DataFrame, tables: Sequence[Mapping[str, Any]]
     skipped = undefined(scores)
     groups = dict(tuple(scores.dropna(subset=["value"]).groupby(["method", "metric"])))
     names = dict.fromkeys((method, metric) for table in tables for method in table["methods"] for metric in table["metrics"])
-    return {name: _cell(plan, *name, groups.get(name, scores.iloc[:0]), skipped) for name in names}
+    present = settled(scores).groupby(["method", "metric"]).size().to_dict()
+    return {name: _cell(plan, *name, groups.get(name, scores.iloc[:0]), skipped, present.get(name, 0)) for name in names}
 
 
-def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set[tuple[str, str, str]]) -> Cell:
+def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set[tuple[str, str, str]], present: int) -> Cell:
     wanted = {combination: expected(plan, metric, combination, skipped) for combination in plan.combinations}
     groups = {combination: group for combination, group in rows.groupby("combination") if wanted.get(combination)}
     whole = bool(groups) and all(combination in groups for combination, count in wanted.items() if count)
@@ -98,7 +99,7 @@ def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set
         metric=metric,
         estimate=paired_bootstrap(pd.concat(groups.values())) if whole else None,
         per_combination=_per_combination(plan, groups),
-        missing=sum(wanted.values()) - sum(map(len, groups.values())),
+        missing=sum(wanted.values()) - present,
         published=dict(zip(PAPER_SCORES, PUBLISHED.get(method, ()))).get(metric),
         rates={key: rates[key] for key in plan.combinations if key in rates},
     )

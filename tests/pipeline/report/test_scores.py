@@ -27,6 +27,15 @@ def test_a_complete_benchmark_has_no_gap():
     assert lines(drawn(), scored(drawn(), dnc=0.0)) == []
 
 
+def test_a_score_that_a_picture_may_lack_is_no_gap_where_it_is_stored_without_a_value():
+    """Two boxes are compared by id_conf, so a picture of one box has none; six rows of eight are stored, one of them without a value."""
+    scores = scored(drawn(), id_conf_dinov2=0.5)
+    scores.loc[3, "value"] = float("nan")
+    assert lines(drawn(), scores, ["id_conf_dinov2"]) == []
+    assert lines(drawn(), scores.iloc[2:], ["id_conf_dinov2"]) == ["mudi: id_conf_dinov2 missing for 2 of 8 images"]
+    assert lines(drawn(), scores.assign(metric="dnc"), ["dnc"]) == ["mudi: dnc missing for 1 of 8 images"]
+
+
 def test_every_missing_image_and_score_is_counted_once():
     images = drawn().iloc[:-1]
     assert lines(images, scored(images, dnc=0.5).iloc[1:]) == [
