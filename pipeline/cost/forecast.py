@@ -143,8 +143,9 @@ def measure(run: Ready, before: Workload, since: float, found: Measured) -> Meas
 
 
 def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
-    """Chunks that were drawn since, of which the first ones are left out."""
-    chunks = []
+    """Chunks that were drawn since, of which the first ones are left out. Where no chunk of a kind is full, one that is not tells two
+    bounds of a full one: that it takes as long, and that it takes longer by what is missing."""
+    chunks, partial = [], defaultdict(list)
     # Chunks are named after the adapters that draw them, so only afterwards is known which are which.
     for phase in workload_of(run).phases:
         tasks = {task.place: task for task in phase.tasks if task.stage == "draw"}
@@ -157,11 +158,15 @@ def _chunks(run: Ready, since: float, found: Measured, workers: int) -> None:
     for _, name, run_dir, task, stages in chunks[min(workers, len(chunks) // 2) :]:
         if task.share == 1:
             found.pieces[task.kind].append((task.units, stages["generate"]))
+        else:
+            partial[task.kind] += [(task.units, stages["generate"]), (task.units, stages["generate"] / task.share)]
         for stage, scorer in zip(("detect", "compare"), scorer_names(run.config), strict=True):
             found.pieces[scorer].append((task.whole["images"], stages[stage]))
         for path in (run_dir / "images").glob(f"round=*/{name}.parquet"):
             found.pieces[PNG].append((task.whole["images"], path.stat().st_size))
             found.devices |= set(read_file(run_dir / "candidates" / path.parent.name / path.name, ["device"])["device"].to_pylist())
+    for kind, pieces in partial.items():
+        found.pieces.setdefault(kind, pieces)
 
 
 def rates_of(measured: Measured, known: Mapping[str, Rate], source: str) -> dict[str, Rate]:

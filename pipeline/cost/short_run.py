@@ -82,7 +82,9 @@ def overrides(run: Ready, scratch: Path, steps: int) -> list[str]:
 
 
 def _of_selftraining(run: Ready, key: str, steps: int, pictures: int) -> dict[str, object]:
-    values = {"prompts": templates_of(run.config, key)[:1], "watched_prompts": [], "candidates": pictures, "keep": 1}
+    # Watched pictures are work of another kind only where the pool is drawn otherwise.
+    watched = {"watched_prompts": run.config.watched_prompts[:1] if run.pool else [], "watched_images": pictures}
+    values = {"prompts": templates_of(run.config, key)[:1], **watched, "candidates": pictures, "keep": 1}
     values |= {"rounds": min(1, run.config.rounds), "retrain.steps": steps}
     values |= {"pool_sampling.steps": steps} if "steps" in run.config.pool_sampling else {}
     return values | {f"method.{name}": value for name, value in run.methods[run.config.method.name].shortened(steps).items()}

@@ -40,10 +40,11 @@ def calibrated(load, overrides, scratch):
 
 
 @pytest.mark.slow
-def test_short_runs_give_every_rate_that_the_plan_of_a_run_lacks(tmp_path):
+@pytest.mark.parametrize("pool", [[], ["pool_sampling={gamma: 1.0}"]])
+def test_short_runs_give_every_rate_that_the_plan_of_a_run_lacks(tmp_path, pool):
     """A fit with class priors, a refit, chunks and scorers of the miniature; the memory of a fit holds at least its own adapter. Nothing
-    but rates is written where runs lie."""
-    small = [f"runs={tmp_path / 'runs'}", *SMALL, "method.objective=prior_preservation", "method.prior_steps=8"]
+    but rates is written where runs lie. Watched pictures are another kind of work where the pool is drawn otherwise."""
+    small = [f"runs={tmp_path / 'runs'}", *SMALL, "method.objective=prior_preservation", "method.prior_steps=8", *pool]
     config, rates = calibrated(lambda overrides: load_run(Path(RUN_FILE), overrides), small, tmp_path / "scratch")
     assert all(rate.low <= rate.high and rate.other >= 0 for rate in rates.values())
     assert lacking(config)[0] == ()
@@ -84,12 +85,13 @@ def finished(config, seconds):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_rates_for_the_next_plan_and_is_then_held_against_it(tmp_path):
+@pytest.mark.parametrize("batch", [3, 40])
+def test_a_run_leaves_rates_for_the_next_plan_and_is_then_held_against_it(tmp_path, batch):
     """The first run has nothing to compare with; the plan of a second one, under another name, has its times, and an error. A line of
-    the log that cannot be read changes nothing."""
+    the log that cannot be read changes nothing. With a batch of 40 no chunk is full."""
 
     def run(seconds, *overrides):
-        config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, "rounds=0", "candidates=12", *overrides])
+        config = load_run(Path(RUN_FILE), [f"runs={tmp_path}", *SMALL, "rounds=0", "candidates=12", f"sampling.batch={batch}", *overrides])
         return config, *finished(config, seconds)
 
     first, run_dir, planned, line = run(1000.0)
