@@ -29,7 +29,7 @@ def train(
 @application.command()
 def check(weights: Annotated[Path, typer.Option(help="The folder to judge.")] = MINIATURE) -> None:
     """Measure the weights on held-out identities and compare with the gates; exit status 1 if one fails."""
-    from mudi.miniature.gates.base import check_base
+    from mudi.miniature.gates.drawing import check_base
     from mudi.miniature.gates.judges import check as check_judges
     from mudi.miniature.gates.oracle import check_oracle
     from mudi.miniature.gates.texts import check_texts
