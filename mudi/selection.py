@@ -36,7 +36,7 @@ def select(
     by_id = {name: (name, prompt, value) for name, prompt, value in candidates}
     values = [value for _, _, value in candidates]
     ranked = [by_id[name] for name in select_top(list(by_id), values, max(1, len(by_id)), require_positive=zero_fails and not everything)]
-    ranks_of = list(places_by_prompt([prompt for _, prompt, _ in ranked]).values())
+    ranks_of = places_by_prompt([prompt for _, prompt, _ in ranked])
     if everything:
         return tuple(ranked) if any(ranked[ranks[0]][2] - ranked[ranks[-1]][2] > margin for ranks in ranks_of) else ()
     if per_prompt:
@@ -45,12 +45,12 @@ def select(
     return tuple(ranked[:keep])
 
 
-def places_by_prompt(prompts: Sequence[str]) -> dict[str, list[int]]:
-    """Prompt -> its places in `prompts`, in the order in which prompts come first."""
+def places_by_prompt(prompts: Sequence[str]) -> list[list[int]]:
+    """The places of each prompt in `prompts`, prompts in the order in which they come first."""
     places: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):
         places.setdefault(prompt, []).append(place)
-    return places
+    return list(places.values())
 
 
 def rewards(scores: Sequence[Mapping], weights: Mapping[str, float]) -> dict[str, float | None]:

@@ -176,8 +176,8 @@ def check_models(config: Config) -> None:
 
 def inputs_of(config: Config) -> dict[str, str]:
     """The photos of a run's combinations and the models behind its names, each with a digest of its contents."""
-    folder = {part: PARTS.get(part, part) for part in _weights(config)}
-    identities = {f"model {folder[part] or part}": weights_identity(name, folder[part]) for part, name in _weights(config).items()}
+    parts = [(part, PARTS.get(part, part), name) for part, name in _weights(config).items()]
+    identities = {f"model {folder or part}": weights_identity(name, folder) for part, folder, name in parts}
     return {f"combination {folder.name}": folders.folder_sha256(folder) for folder in config.combinations} | identities
 
 
@@ -209,13 +209,12 @@ def check_metrics(config: Config, combinations: Sequence[Combination], absent_ok
     for name in config.score.weights:
         if name in METRICS[ORACLE].NAMES:
             raise ValueError(f"score.select_by = {name!r}: the oracle knows the truth about rendered subjects; it judges and never selects")
+        if not known.get(name, True):
+            rising = ", ".join(score for score, higher in known.items() if higher and score not in METRICS[ORACLE].NAMES)
+            raise ValueError(f"score.select_by = {name!r}: lower is better of it, and the highest are kept; choose from {rising}")
     for said, score in asked:
         if score not in known:
             raise ValueError(f"{said} is not computed by this run; choose from {', '.join(known)}")
-    for name in config.score.weights:
-        if not known[name]:
-            rising = ", ".join(score for score, higher in known.items() if higher and score not in METRICS[ORACLE].NAMES)
-            raise ValueError(f"score.select_by = {name!r}: lower is better of it, and the highest are kept; choose from {rising}")
 
 
 def further_metrics(config: Config) -> dict[str, dict]:

@@ -45,7 +45,7 @@ def shares(candidates: Sequence[Rewarded], clip: float) -> np.ndarray:
     """
     rewards = np.array([candidate.reward for candidate in candidates])
     advantages = np.zeros(len(rewards))
-    for places in places_by_prompt([candidate.prompt for candidate in candidates]).values():
+    for places in places_by_prompt([candidate.prompt for candidate in candidates]):
         of_prompt = rewards[places]
         if (spread := of_prompt.std()) > 0:
             advantages[places] = (of_prompt - of_prompt.mean()) / spread

@@ -26,7 +26,7 @@ def pairs(candidates: Sequence[Rewarded], margin: float) -> list[tuple[int, int]
     """Winner and loser, by their places, of every pair of one prompt whose rewards differ by more than `margin`."""
     return [
         (winner, loser)
-        for places in places_by_prompt([candidate.prompt for candidate in candidates]).values()
+        for places in places_by_prompt([candidate.prompt for candidate in candidates])
         for winner, loser in permutations(places, 2)
         if candidates[winner].reward - candidates[loser].reward > margin
     ]

@@ -83,15 +83,15 @@ def verdict(estimate: Estimate, margin: float = 0.0) -> Verdict:
 
 def _cells(plan: Plan, scores: pd.DataFrame, tables: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Cell]:
     skipped = undefined(scores)
-    groups = dict(tuple(scores.dropna(subset=["value"]).groupby(["method", "metric"])))
+    groups = dict(tuple(settled(scores).groupby(["method", "metric"])))
     names = dict.fromkeys((method, metric) for table in tables for method in table["methods"] for metric in table["metrics"])
-    present = settled(scores).groupby(["method", "metric"]).size().to_dict()
-    return {name: _cell(plan, *name, groups.get(name, scores.iloc[:0]), skipped, present.get(name, 0)) for name in names}
+    return {name: _cell(plan, *name, groups.get(name, scores.iloc[:0]), skipped) for name in names}
 
 
-def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set[tuple[str, str, str]], present: int) -> Cell:
+def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set[tuple[str, str, str]]) -> Cell:
     wanted = {combination: expected(plan, metric, combination, skipped) for combination in plan.combinations}
-    groups = {combination: group for combination, group in rows.groupby("combination") if wanted.get(combination)}
+    there = rows[rows["combination"].isin([combination for combination, count in wanted.items() if count])]
+    groups = dict(tuple(there.dropna(subset=["value"]).groupby("combination")))
     whole = bool(groups) and all(combination in groups for combination, count in wanted.items() if count)
     rates = {key: wilson(int(group["value"].sum()), len(group)) for key, group in groups.items()} if metric in RATES else {}
     return Cell(
@@ -99,7 +99,7 @@ def _cell(plan: Plan, method: str, metric: str, rows: pd.DataFrame, skipped: set
         metric=metric,
         estimate=paired_bootstrap(pd.concat(groups.values())) if whole else None,
         per_combination=_per_combination(plan, groups),
-        missing=sum(wanted.values()) - present,
+        missing=sum(wanted.values()) - len(there),
         published=dict(zip(PAPER_SCORES, PUBLISHED.get(method, ()))).get(metric),
         rates={key: rates[key] for key in plan.combinations if key in rates},
     )
